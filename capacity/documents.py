@@ -1,0 +1,340 @@
+"""YAML text to validated, frozen documents, with every problem at its file:line:column, all at once.
+
+PyYAML alone reads `312e12` as text, keeps the last of two equal keys, expands alias bombs and forgets where a value
+stood. This loader does none of that: it walks the node tree, so each value keeps its position and the error of a
+pydantic model can point at the character that caused it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from capacity.errors import InputError, Problem, UnknownNameError, suggestion
+
+Value = Any  # what YAML can hold: mappings, lists, text, numbers, booleans, null
+Location = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BYTES = 4_000_000
+MAX_NODES = 200_000
+MAX_DEPTH = 40
+KINDS = ("hardware_profiles", "model_profiles", "scenarios", "prices")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INT = re.compile(r"[-+]?\d[\d_]*")
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
+_WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "~": None, "": None}
+_WORDS |= {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed text: its data and where each value stands, as (file, line, column) counted from 1."""
+
+    name: str
+    data: dict[str, Value]
+    places: Mapping[Location, tuple[str, int, int]] = field(default_factory=dict)
+
+    def where(self, location: Location) -> str:
+        """Return file:line:column of the value at `location`, or of its nearest parent that stands in the text."""
+        for length in range(len(location), -1, -1):
+            place = self.places.get(location[:length])
+            if place is not None:
+                return ":".join(str(part) for part in place)
+        return self.name
+
+
+def read(path: str | Path) -> Document:
+    """Return the document in the YAML or JSON file at `path`.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, is too large, is not text, or is not one well-formed mapping.
+    """
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
+    """Return a text file's content, or say in one line why it cannot be had."""
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise InputError([Problem(str(path), "no such file")]) from None
+    except IsADirectoryError:
+        raise InputError([Problem(str(path), "is a folder; name a file in it")]) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError([Problem(str(path), f"cannot be read: {reason}")]) from None
+    if len(raw) > limit:
+        raise InputError([Problem(str(path), f"is larger than {limit:,} bytes")])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError([Problem(str(path), f"is not UTF-8 text (byte {error.start})")]) from None
+
+
+def parse(text: str, name: str) -> Document:
+    """Return the document in `text`; `name` stands for it in messages."""
+    try:
+        _bounded(text, name)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise InputError([Problem(where, f"not well-formed YAML: {error.problem or error.context}")]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError([Problem(name, f"not well-formed YAML: {str(error).splitlines()[0]}")]) from None
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError([Problem(name, "expected a mapping of `key: value` lines")])
+    reader = _Reader(name)
+    data = reader.value(node, ())
+    if reader.problems:
+        raise InputError(reader.problems)
+    return Document(name, data, reader.places)
+
+
+def _bounded(text: str, name: str) -> None:
+    """Refuse what is too deep to compose safely (nesting costs stack, and a bomb costs memory)."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        count += 1
+        if depth > MAX_DEPTH:
+            where = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+            raise InputError([Problem(where, f"nested deeper than {MAX_DEPTH} levels")])
+        if count > MAX_NODES:
+            raise InputError([Problem(name, f"holds more than {MAX_NODES:,} values")])
+
+
+class _Reader:
+    """Turns a node tree into plain values while noting the place of each."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problems: list[Problem] = []
+        self.places: dict[Location, tuple[str, int, int]] = {}
+
+    def value(self, node: yaml.Node, location: Location) -> Value:
+        if len(self.places) > MAX_NODES or len(location) > MAX_DEPTH:
+            raise InputError([Problem(self.name, f"expands to more than {MAX_NODES:,} values through aliases")])
+        self.places[location] = (self.name, node.start_mark.line + 1, node.start_mark.column + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, location)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*location, index)) for index, child in enumerate(node.value)]
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Value]:
+        result: dict[str, Value] = {}
+        first_line: dict[str, int] = {}
+        for key_node, child in node.value:
+            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None or key == "<<":
+                self.problems.append(Problem(f"{self.name}:{line}:{column}", "a key must be plain text"))
+            elif key in result:
+                said = f"duplicate key {key!r}, first on line {first_line[key]}"
+                self.problems.append(Problem(f"{self.name}:{line}:{column}", said))
+            else:
+                first_line[key] = line
+                result[key] = self.value(child, (*location, key))
+        return result
+
+
+def _scalar(node: yaml.ScalarNode) -> Value:
+    text = node.value
+    if node.style in {"'", '"', "|", ">"}:
+        return text
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _INT.fullmatch(text) and len(text) < 300:
+        return int(text.replace("_", ""))
+    return float(text.replace("_", "")) if _FLOAT.fullmatch(text) else text
+
+
+def merged(base: Document, override: Document) -> Document:
+    """Return `base` with every leaf of `override` put over it; mappings merge, everything else replaces.
+
+    Lists whose entries carry a `name` merge by that name, so an override can change one stage of a pipeline.
+    """
+    places = dict(base.places)
+    data = _merge(base.data, override.data, (), (), override, places)
+    return Document(base.name, data, places)
+
+
+def _merge(
+    base: Value, over: Value, location: Location, origin: Location, source: Document, places: dict[Location, Any]
+) -> Value:
+    if isinstance(base, dict) and isinstance(over, dict):
+        result = dict(base)
+        for key, value in over.items():
+            result[key] = _merge(base.get(key), value, (*location, key), (*origin, key), source, places)
+        return result
+    if _named(base) and _named(over):
+        result_list = list(base)
+        index_of = {entry["name"]: index for index, entry in enumerate(base)}
+        for number, entry in enumerate(over):
+            index = index_of.get(entry["name"], len(result_list))
+            current = result_list[index] if index < len(result_list) else None
+            new = _merge(current, entry, (*location, index), (*origin, number), source, places)
+            result_list[index : index + 1] = [new]
+        return result_list
+    for old in [known for known in places if known[: len(location)] == location]:
+        del places[old]
+    for known, place in source.places.items():
+        if known[: len(origin)] == origin:
+            places[location + known[len(origin) :]] = place
+    return over
+
+
+def _named(value: Value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
+
+
+def setting(assignment: str) -> Document:
+    """Return the override that `path.to.key=value` says; list entries are addressed by name or index.
+
+    Examples
+    --------
+    >>> setting("traffic.peak_rate=3000/s").data
+    {'traffic': {'peak_rate': '3000/s'}}
+    """
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError([Problem(f"--set {assignment}", "write it as path.to.key=value")])
+    name = f"--set {path}"
+    value = parse(f"value: {text.strip()}\n", name).data["value"]
+    data: Value = value
+    for key in reversed(keys):
+        data = {key: data}
+    places: dict[Location, tuple[str, int, int]] = {tuple(keys[:n]): (name, 1, 1) for n in range(1, len(keys) + 1)}
+    return Document(name, data, places)
+
+
+def addressed(override: Document, base: Document) -> Document:
+    """Return `override` with mapping keys that address entries of the base's lists turned into named entries."""
+    data = _addressed(override.data, base.data, override.name)
+    keys = next(iter(override.places.values()), (override.name, 1, 1))
+    places: dict[Location, tuple[str, int, int]] = {location: keys for location, _ in _walk(data, ())}
+    return Document(override.name, data, places)
+
+
+def _addressed(over: Value, base: Value, name: str) -> Value:
+    if isinstance(over, dict) and _named(base):
+        entries = {entry["name"]: entry for entry in base}
+        for key in over:
+            if key not in entries:
+                raise InputError([Problem(name, f"no entry {key!r}; {suggestion(key, entries)}")])
+        return [{"name": key, **_addressed(value, entries[key], name)} for key, value in over.items()]
+    if isinstance(over, dict):
+        below = base if isinstance(base, dict) else {}
+        return {key: _addressed(value, below.get(key), name) for key, value in over.items()}
+    return over
+
+
+def _walk(value: Value, location: Location) -> Iterator[tuple[Location, Value]]:
+    yield location, value
+    items: Iterable[tuple[str | int, Value]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, child in items:
+        yield from _walk(child, (*location, key))
+
+
+def validated(document: Document, model: type[Model]) -> Model:
+    """Return `document` as a frozen `model`, or raise every problem at its place.
+
+    Raises
+    ------
+    InputError
+        One `Problem` for each value that is unknown, missing, of a wrong type or unit, or out of range.
+    """
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        problems = [_problem(document, dict(detail), model) for detail in error.errors(include_url=False)]
+    raise InputError(sorted(set(problems), key=lambda problem: _line(problem.where)))
+
+
+def _line(where: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in where.split(":") if part.isdigit())
+
+
+def _problem(document: Document, detail: dict[str, Any], model: type[BaseModel]) -> Problem:
+    location: Location = tuple(part for part in detail["loc"] if _in_data(part, document.data, detail["loc"]))
+    name = ".".join(str(part) for part in location) or "document"
+    kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return Problem(document.where(location), f"unknown key {name!r}; {suggestion(str(location[-1]), _keys(model))}")
+    if kind == "missing":
+        return Problem(document.where(location[:-1]), f"missing key {name!r}")
+    shown = repr(detail["input"])
+    got = f" (got {shown})" if len(shown) <= 60 and not isinstance(detail["input"], dict | list) else ""
+    return Problem(document.where(location), f"{name}: {message[:1].lower()}{message[1:]}{'' if 'got' in message else got}")
+
+
+def _in_data(part: str | int, data: Value, loc: tuple[str | int, ...]) -> bool:
+    """Tell a key of the data from a tag that pydantic adds for a member of a union (`transformer`, `float`, …)."""
+    if isinstance(part, int) or part == loc[-1] or any(part in value for _, value in _walk(data, ()) if isinstance(value, dict)):
+        return not (isinstance(part, str) and ("[" in part or "-validator" in part))
+    return False
+
+
+def _keys(model: type[BaseModel], seen: frozenset[type] = frozenset()) -> set[str]:
+    """Return every key that `model` and the models below it know: enough to suggest from."""
+    if model in seen:
+        return set()
+    names = set(model.model_fields)
+    text = json.dumps(model.model_json_schema(), default=str)
+    return names | set(re.findall(r'"(\w+)": \{"(?:title|\$ref|anyOf|description|type|default)"', text))
+
+
+def folders(kind: str) -> list[Path]:
+    """Return the folders in which documents of a kind are looked up, first come first served.
+
+    `$CAPACITY_PATH` (a list of roots), the working directory, then what ships with the product.
+    """
+    here = Path(__file__).resolve().parent
+    roots = [Path(root) for root in os.environ.get("CAPACITY_PATH", "").split(os.pathsep) if root]
+    roots += [Path.cwd(), here / "shipped", here.parent]
+    found = [(root / kind).resolve() for root in roots if (root / kind).is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def catalogue(kind: str) -> dict[str, Path]:
+    """Return id → file of every document of a kind (one of `KINDS`, or a folder below one)."""
+    result: dict[str, Path] = {}
+    for folder in folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            result.setdefault(path.stem, path)
+    return result
+
+
+def find(kind: str, name: str) -> Path:
+    """Return the file of the document called `name`: a path to a file, or an id of the catalogue.
+
+    Raises
+    ------
+    UnknownNameError
+        When there is neither; the nearest known ids are named.
+    """
+    if "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".json")):
+        return Path(name)
+    known = catalogue(kind)
+    if name not in known:
+        raise UnknownNameError(kind.rstrip("s").replace("_", " "), name, known)
+    return known[name]

@@ -1,0 +1,62 @@
+"""One family of errors. Every message says where, what, and what is allowed; only `cli` and `pages` catch them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class CapacityError(Exception):
+    """Anything the product refuses to do, with a message fit for a person."""
+
+
+class UnitError(CapacityError, ValueError):
+    """A text that is not a quantity of the wanted dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an input: where it stands, what is wrong, and what would be right."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class InputError(CapacityError):
+    """Bad input. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        self.problems = (Problem("", problems),) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UnknownNameError(InputError):
+    """A name that no catalogue holds; the message offers the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"unknown {kind} {name!r}; {suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the known names nearest to `name`, as the second half of an error message.
+
+    Examples
+    --------
+    >>> suggestion("a100", ["a100-sxm-80gb", "t4"])
+    'did you mean a100-sxm-80gb?'
+    >>> suggestion("zzz", ["a10", "t4"])
+    'known: a10, t4'
+    """
+    names = sorted(set(known))
+    folded = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    close += [folded[key] for key in folded if name.casefold() in key and key not in close][: 3 - len(close)]
+    if close:
+        return f"did you mean {' or '.join(folded.get(key, key) for key in close)}?"
+    shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+    return f"known: {shown}" if names else "none are known"

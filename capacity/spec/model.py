@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, TypeAdapter
+from typing import Any, Literal, TypeAlias
 
 from capacity.spec.quantity import Count, Id, Spec
 
@@ -75,8 +73,11 @@ class FusionScorerModel(Spec):
     user_size: Count
 
 
-Model = Annotated[
-    TransformerModel | LstmModel | FactorizationModel | IdRankerModel | FusionScorerModel,
-    Field(discriminator="family"),
-]
-MODEL_ADAPTER: TypeAdapter[Model] = TypeAdapter(Model)
+Model: TypeAlias = TransformerModel | LstmModel | FactorizationModel | IdRankerModel | FusionScorerModel
+MODEL_FAMILIES: dict[str, type[Model]] = {
+    "transformer": TransformerModel,
+    "lstm": LstmModel,
+    "factorization": FactorizationModel,
+    "id-ranker": IdRankerModel,
+    "fusion-scorer": FusionScorerModel,
+}

@@ -1,0 +1,131 @@
+"""Hugging Face `config.json` fields → `Transformer`. One reader a family; an unknown `model_type` is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from capacity.errors import InputError, UnknownNameError
+from capacity.work.architecture import Head, Layer, Transformer
+
+Config = Mapping[str, Any]
+_HEADS = {"none", "pooler", "classification", "language-model"}
+
+
+def transformer(config: Config, name: str = "", head: str | None = None) -> Transformer:
+    """Return the architecture that a config describes.
+
+    Parameters
+    ----------
+    config
+        Fields of a `config.json`; missing ones take the defaults of that class in transformers.
+    head
+        What stands on the body; by default read from `architectures`.
+
+    Raises
+    ------
+    UnknownNameError
+        For a `model_type` whose structure is not known here.
+    InputError
+        For a dimension that is missing, no positive whole number, or does not divide.
+    """
+    kind = str(config.get("model_type", ""))
+    if kind not in _READERS:
+        raise UnknownNameError("model_type", kind, _READERS)
+    chosen = _head(config) if head is None else head
+    if chosen not in _HEADS:
+        raise UnknownNameError("head", chosen, _HEADS)
+    return _READERS[kind](config, name or str(config.get("_name_or_path") or kind), cast(Head, chosen))
+
+
+def _head(config: Config) -> str:
+    architecture = str((config.get("architectures") or [""])[0])
+    if "SequenceClassification" in architecture:
+        return "classification"
+    return "language-model" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else "none"
+
+
+def _size(config: Config, *keys: str, default: int | None = None) -> int:
+    """Return the first of `keys` that the config has, as a positive whole number."""
+    value = next((config[key] for key in keys if config.get(key) is not None), default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**10:
+        raise InputError(f"config field {keys[0]!r} must be a positive whole number, got {value!r}")
+    return value
+
+
+def _head_dim(config: Config, hidden: int, heads: int) -> int:
+    if config.get("head_dim") is None and hidden % heads:
+        raise InputError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    return _size(config, "head_dim", default=hidden // heads)
+
+
+def _labels(config: Config) -> int:
+    names = config.get("id2label")
+    return len(names) if isinstance(names, Mapping) and names else _size(config, "num_labels", default=1)
+
+
+def _bert_like(config: Config, name: str, head: Head) -> Transformer:
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    layer = Layer(
+        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim(config, hidden, heads),
+        intermediate=_size(config, "intermediate_size"), gated=False,
+        activation=str(config.get("hidden_act", "gelu")), norm="layer",
+        attention_bias=True, output_bias=True, mlp_bias=True,
+    )  # fmt: skip
+    return Transformer(
+        name=name, layer=layer, layers=_size(config, "num_hidden_layers"), vocabulary=_size(config, "vocab_size"),
+        positions=_size(config, "max_position_embeddings"), token_types=_size(config, "type_vocab_size", default=2),
+        embedding_norm=True, head=head, labels=_labels(config),
+    )  # fmt: skip
+
+
+def _gpt2(config: Config, name: str, head: Head) -> Transformer:
+    hidden, heads = _size(config, "n_embd", "hidden_size"), _size(config, "n_head", "num_attention_heads")
+    layer = Layer(
+        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim(config, hidden, heads),
+        intermediate=_size(config, "n_inner", default=4 * hidden), gated=False,
+        activation=str(config.get("activation_function", "gelu_new")), norm="layer",
+        attention_bias=True, output_bias=True, mlp_bias=True, fused_qkv=True, causal=True,
+    )  # fmt: skip
+    return Transformer(
+        name=name, layer=layer, layers=_size(config, "n_layer", "num_hidden_layers"),
+        vocabulary=_size(config, "vocab_size"), positions=_size(config, "n_positions", "max_position_embeddings"),
+        final_norm=True, head=head, labels=_labels(config),
+    )  # fmt: skip
+
+
+def _llama_like(config: Config, name: str, head: Head) -> Transformer:
+    kind = config["model_type"]
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    experts = _size(config, "num_local_experts", "num_experts") if kind in {"mixtral", "qwen3_moe"} else 0
+    inner = ("moe_intermediate_size", "intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
+    bias = bool(config.get("attention_bias", False))
+    sliding = config.get("sliding_window") if kind in {"mistral", "mixtral"} else None
+    layer = Layer(
+        hidden=hidden, heads=heads, kv_heads=_size(config, "num_key_value_heads", default=heads),
+        head_dim=_head_dim(config, hidden, heads), intermediate=_size(config, *inner), gated=True,
+        activation=str(config.get("hidden_act", "silu")), norm="rms",
+        attention_bias=bias or kind == "qwen2", output_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
+        query_key_norm=kind in {"qwen3", "qwen3_moe"}, rotary=True, causal=True, window=sliding, experts=experts,
+        experts_per_token=_size(config, "num_experts_per_tok", default=2) if experts else 0,
+    )  # fmt: skip
+    return Transformer(
+        name=name, layer=layer, layers=_size(config, "num_hidden_layers"), vocabulary=_size(config, "vocab_size"),
+        positions=0, final_norm=True, tied=bool(config.get("tie_word_embeddings", False)), head=head,
+        labels=_labels(config),
+    )  # fmt: skip
+
+
+_READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {
+    "bert": _bert_like,
+    "xlm-roberta": _bert_like,
+    "roberta": _bert_like,
+    "gpt2": _gpt2,
+    "llama": _llama_like,
+    "mistral": _llama_like,
+    "qwen2": _llama_like,
+    "qwen3": _llama_like,
+    "qwen3_moe": _llama_like,
+    "mixtral": _llama_like,
+}
+MODEL_TYPES = tuple(_READERS)

@@ -1,0 +1,44 @@
+"""One entry for every model family: its parameters, and the width of the vector it makes."""
+
+from __future__ import annotations
+
+from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.work import embedding, recurrent, retrieval
+from capacity.work.architecture import Transformer
+from capacity.work.huggingface import transformer
+
+
+def architecture(model: TransformerModel) -> Transformer:
+    """Return the dimensions of a transformer profile, with the head the profile names."""
+    named = model.head if "head" in model.model_fields_set else None
+    return transformer(model.config, model.name, named)
+
+
+def parameters(model: Model) -> int:
+    """Return the number of parameters; equal to that of the real torch module."""
+    match model:
+        case TransformerModel():
+            return architecture(model).parameters
+        case LstmModel():
+            return recurrent.parameters(model)
+        case FactorizationModel():
+            return embedding.factorization_parameters(model)
+        case IdRankerModel():
+            return embedding.id_ranker_parameters(model)
+        case FusionScorerModel():
+            return retrieval.fusion_parameters(model)
+
+
+def vector_width(model: Model) -> int:
+    """Return the length of the vector that represents a text or an item."""
+    match model:
+        case TransformerModel():
+            return architecture(model).layer.hidden
+        case LstmModel():
+            return model.hidden_size
+        case FactorizationModel():
+            return model.factors
+        case IdRankerModel():
+            return model.embedding_size
+        case FusionScorerModel():
+            return model.item_size

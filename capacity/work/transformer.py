@@ -1,0 +1,169 @@
+"""What a transformer does: encoder pass, prefill, decode step and backward pass as operations.
+
+`fusion` says how an engine launches the element-wise work: "eager" one kernel an operation, as PyTorch's modules do;
+"fused" activations and residuals inside the products' epilogues, as TensorRT-like and compiled engines do. The matrix
+products are the same either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from capacity.work.architecture import Layer, Transformer
+from capacity.work.mixture_of_experts import experts
+from capacity.work.operations import Amount, Attention, Gather, Gemm, Operation, Streaming, backward, repeated
+
+Fusion = Literal["eager", "fused"]
+Phase = Literal["encoder", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """The shape of one forward pass: `batch` sequences of `query` new tokens, each attending to `keys` positions."""
+
+    batch: Amount
+    query: Amount
+    keys: Amount
+    dtype: str
+    phase: Phase = "encoder"
+    fusion: Fusion = "eager"
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+    logits: Literal["all", "last"] = "last"
+    """Positions a language-model head projects: every one (training) or the last (serving)."""
+
+    @property
+    def tokens(self) -> Amount:
+        """New tokens of all sequences."""
+        return self.batch * self.query
+
+
+def encode(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "eager") -> tuple[Operation, ...]:
+    """Return the operations of a forward pass over whole sequences, as an encoder or a cross-encoder runs it."""
+    phase: Phase = "prefill" if model.layer.causal else "encoder"
+    return forward(model, Pass(batch=batch, query=tokens, keys=tokens, dtype=dtype, phase=phase, fusion=fusion))
+
+
+def decode(model: Transformer, batch: Amount, context: Amount, dtype: str, fusion: Fusion = "fused") -> tuple[Operation, ...]:
+    """Return the operations that generate one token for each of `batch` sequences with `context` cached positions."""
+    return forward(model, Pass(batch=batch, query=1, keys=context, dtype=dtype, phase="decode", fusion=fusion))
+
+
+def training_step(model: Transformer, batch: Amount, tokens: Amount, dtype: str) -> tuple[Operation, ...]:
+    """Return forward and backward of one step with every weight trained; the optimizer stands in phases.training."""
+    phase: Phase = "prefill" if model.layer.causal else "encoder"
+    shape = Pass(batch=batch, query=tokens, keys=tokens, dtype=dtype, phase=phase, logits="all")
+    operations = forward(model, shape)
+    return operations + backward(operations)
+
+
+def forward(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
+    """Return every operation of a forward pass: embeddings, blocks, final norm, head."""
+    block = attention_part(model.layer, shape) + feed_forward_part(model.layer, shape)
+    return embeddings(model, shape) + repeated(block, model.layers) + head(model, shape)
+
+
+def embeddings(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
+    """Token look-up, then position and type tables added and normed where the architecture has them."""
+    hidden = model.layer.hidden
+    operations: list[Operation] = [Gather(rows=shape.tokens, width=hidden, dtype=shape.dtype, label="token embedding")]
+    extra = (model.positions > 0) + (model.token_types > 0)
+    for _ in range(extra):
+        operations.append(_stream("add", shape.tokens * hidden, shape, reads=2, label="embedding add"))
+    if model.embedding_norm:
+        operations.append(_stream("norm", shape.tokens * hidden, shape, flop_per_element=5, label="embedding norm"))
+    return tuple(operations)
+
+
+def attention_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
+    """Projections, rotary positions, attention, output projection, residual and norm of one block."""
+    tokens, hidden = shape.tokens, layer.hidden
+    operations: list[Operation] = list(_norm(layer, shape))
+    if layer.fused_qkv:
+        operations.append(_linear(layer.query_width + 2 * layer.kv_width, hidden, shape, "qkv"))
+    else:
+        operations.append(_linear(layer.query_width, hidden, shape, "query"))
+        operations += [_linear(layer.kv_width, hidden, shape, label) for label in ("key", "value")]
+    operations += _positions(layer, shape)
+    operations.append(
+        Attention(
+            batch=shape.batch, heads=layer.heads, kv_heads=layer.kv_heads, query=shape.query, keys=shape.keys,
+            head_dim=layer.head_dim, dtype=shape.dtype, kv_dtype=shape.kv_dtype, phase=shape.phase,
+            causal=layer.causal, window=layer.window,
+        )  # fmt: skip
+    )
+    if shape.fusion == "eager":
+        operations.append(_stream("copy", tokens * layer.query_width, shape, label="merge heads"))
+    operations.append(_linear(hidden, layer.query_width, shape, "attention output"))
+    if shape.fusion == "eager":
+        operations.append(_stream("add", tokens * hidden, shape, reads=2, label="residual"))
+    return tuple(operations)
+
+
+def feed_forward_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
+    """Norm, then the dense feed-forward products or the experts, activation and residual of one block."""
+    tokens, hidden, inner = shape.tokens, layer.hidden, layer.intermediate
+    operations: list[Operation] = list(_norm(layer, shape))
+    if layer.experts:
+        operations += experts(layer, tokens, shape.dtype, shape.weight_dtype)
+    else:
+        operations += [_linear(inner, hidden, shape, "up") for _ in range(2 if layer.gated else 1)]
+        if shape.fusion == "eager" or layer.gated:
+            operations.append(_stream("activation", tokens * inner, shape, flop_per_element=8, label=layer.activation))
+        if shape.fusion == "eager" and layer.gated:
+            operations.append(_stream("add", tokens * inner, shape, reads=2, label="gate"))
+        operations.append(_linear(hidden, inner, shape, "down"))
+    if shape.fusion == "eager":
+        operations.append(_stream("add", tokens * hidden, shape, reads=2, label="residual"))
+    return tuple(operations)
+
+
+def head(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
+    """Final norm and what stands on the body."""
+    hidden, operations = model.layer.hidden, list[Operation]()
+    if model.final_norm:
+        operations.append(_stream("norm", shape.tokens * hidden, shape, flop_per_element=5, label="final norm"))
+    if model.head == "language-model":
+        rows = shape.tokens if shape.logits == "all" else shape.batch
+        operations.append(_product(rows, model.vocabulary, hidden, shape, "vocabulary"))
+    elif model.head in {"pooler", "classification"}:
+        operations.append(_product(shape.batch, hidden, hidden, shape, "pooler"))
+    if model.head == "classification":
+        operations.append(_product(shape.batch, model.labels, hidden, shape, "classifier"))
+    return tuple(operations)
+
+
+def _linear(n: int, k: int, shape: Pass, label: str) -> Gemm:
+    return _product(shape.tokens, n, k, shape, label)
+
+
+def _product(m: Amount, n: int, k: int, shape: Pass, label: str) -> Gemm:
+    return Gemm(m=m, n=n, k=k, dtype=shape.dtype, weight_dtype=shape.weight_dtype, label=label)
+
+
+def _stream(kind: str, elements: Amount, shape: Pass, *, reads: float = 1, flop_per_element: float = 1, label: str) -> Streaming:
+    dtype = shape.dtype if shape.dtype in {"fp32", "fp16", "bf16"} else "fp16"
+    return Streaming(kind=kind, elements=elements, dtype=dtype, reads=reads, flop_per_element=flop_per_element, label=label)  # type: ignore[arg-type]
+
+
+def _norm(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
+    """One norm: a single kernel for LayerNorm, and for any fused engine; six element-wise kernels for eager RMSNorm."""
+    elements = shape.tokens * layer.hidden
+    reads = 2 if shape.fusion == "fused" else 1  # the fused kernel adds the residual first
+    norm = _stream("norm", elements, shape, reads=reads, flop_per_element=5, label="norm")
+    if layer.norm == "layer" or shape.fusion == "fused":
+        return (norm,)
+    return (norm, *(_stream("copy", elements, shape, label="rms norm pass") for _ in range(3)))
+
+
+def _positions(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
+    """Per-head norms and the rotation of queries and keys."""
+    elements = shape.tokens * (layer.query_width + layer.kv_width)
+    operations: list[Operation] = []
+    if layer.query_key_norm:
+        operations.append(_stream("norm", elements, shape, flop_per_element=5, label="query-key norm"))
+    if layer.rotary:
+        passes = 4 if shape.fusion == "eager" else 1  # rotate-half copy, two products, one sum
+        operations.append(_stream("add", elements * passes, shape, reads=2, flop_per_element=3, label="rotary"))
+    return tuple(operations)

@@ -94,9 +94,10 @@ class Transformer:
         h = self.layer.hidden
         if self.head == "language-model":
             return 0 if self.tied else self.vocabulary * h
-        if self.head == "pooler":
-            return h * h + h
-        return (h * h + h) + (h * self.labels + self.labels) if self.head == "classification" else 0
+        if self.head == "classification" and self.layer.causal:
+            return h * self.labels
+        pooler = h * h + h if self.head in {"pooler", "classification"} else 0
+        return pooler + (h * self.labels + self.labels) * (self.head == "classification")
 
     @property
     def parameters(self) -> int:

@@ -17,13 +17,14 @@ def factorization_parameters(model: FactorizationModel) -> int:
 def alternating_least_squares(model: FactorizationModel, ratings: Amount, dtype: str = "fp32") -> tuple[Operation, ...]:
     """Return one sweep of ALS: every user's, then every item's ridge system built and solved (Hu et al. 2008, §4).
 
-    Building the systems costs 2·ratings·factors² FLOP a side; solving them one Cholesky a row.
+    Building the systems costs 2·ratings·factors·(factors + 1) FLOP a side; solving them one Cholesky a row.
     """
     operations: list[Operation] = []
     for side, rows in (("users", model.users), ("items", model.items)):
         operations += [
             Gather(rows=ratings, width=model.factors, dtype=dtype, label=f"factors of {side}"),
             Gemm(m=model.factors, n=model.factors, k=ratings / rows, batch=rows, dtype=dtype, label=f"normal matrices of {side}"),
+            Gemm(m=model.factors, n=1, k=ratings / rows, batch=rows, dtype=dtype, label=f"right-hand sides of {side}"),
             Solve(systems=rows, size=model.factors, dtype=dtype, label=f"solve {side}"),
         ]
     return tuple(operations)

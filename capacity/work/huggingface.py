@@ -10,6 +10,23 @@ from capacity.work.architecture import Head, Layer, Transformer
 
 Config = Mapping[str, Any]
 _HEADS = {"none", "pooler", "classification", "language-model"}
+_POOLED = {
+    "bert": "BertModel",
+    "camembert": "CamembertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+}
+"""Types whose bare model, named here, carries a pooler unless it is built without."""
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "distilbert": {"type_vocab_size": 0},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {"num_key_value_heads": 8, "num_experts_per_tok": 2},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "qwen3_moe": {"num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
+}
+"""Values that the class of a type in transformers 5 gives a missing key, where no common rule gives them."""
 
 
 def transformer(config: Config, name: str = "", head: str | None = None) -> Transformer:
@@ -18,7 +35,8 @@ def transformer(config: Config, name: str = "", head: str | None = None) -> Tran
     Parameters
     ----------
     config
-        Fields of a `config.json`; missing ones take the defaults of that class in transformers.
+        Fields of a `config.json`. Hidden size, layers, heads, feed-forward width and vocabulary must stand there; other
+        missing ones take the defaults of that class in transformers.
     head
         What stands on the body; by default read from `architectures`.
 
@@ -27,7 +45,8 @@ def transformer(config: Config, name: str = "", head: str | None = None) -> Tran
     UnknownNameError
         For a `model_type` whose structure is not known here.
     InputError
-        For a dimension that is missing, no positive whole number, or does not divide.
+        For a dimension that is missing, no positive whole number, or does not divide; for a head the type does not
+        have; for blocks that are not all equal.
     """
     kind = str(config.get("model_type", ""))
     if kind not in _READERS:
@@ -35,13 +54,19 @@ def transformer(config: Config, name: str = "", head: str | None = None) -> Tran
     chosen = _head(config) if head is None else head
     if chosen not in _HEADS:
         raise UnknownNameError("head", chosen, _HEADS)
-    return _READERS[kind](config, name or str(config.get("_name_or_path") or kind), cast(Head, chosen))
+    filled = {**_DEFAULTS.get(kind, {}), **config}
+    model = _READERS[kind](filled, name or str(config.get("_name_or_path") or kind), cast(Head, chosen))
+    if (chosen == "pooler" and kind not in _POOLED) or (chosen == "language-model" and not model.layer.causal):
+        raise InputError(f"head {chosen!r} of model_type {kind!r} is not known here")
+    return model
 
 
 def _head(config: Config) -> str:
     architecture = str((config.get("architectures") or [""])[0])
     if "SequenceClassification" in architecture:
         return "classification"
+    if architecture in _POOLED.values():
+        return "pooler"
     return "language-model" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else "none"
 
 
@@ -61,20 +86,21 @@ def _head_dim(config: Config, hidden: int, heads: int) -> int:
 
 def _labels(config: Config) -> int:
     names = config.get("id2label")
-    return len(names) if isinstance(names, Mapping) and names else _size(config, "num_labels", default=1)
+    return len(names) if isinstance(names, Mapping) and names else _size(config, "num_labels", default=2)
 
 
 def _bert_like(config: Config, name: str, head: Head) -> Transformer:
-    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    hidden, heads = _size(config, "hidden_size", "dim"), _size(config, "num_attention_heads", "n_heads")
     layer = Layer(
-        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim(config, hidden, heads),
-        intermediate=_size(config, "intermediate_size"), gated=False,
-        activation=str(config.get("hidden_act", "gelu")), norm="layer",
+        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim({}, hidden, heads),
+        intermediate=_size(config, "intermediate_size", "hidden_dim"), gated=False,
+        activation=str(config.get("hidden_act") or config.get("activation") or "gelu"), norm="layer",
         attention_bias=True, output_bias=True, mlp_bias=True,
     )  # fmt: skip
     return Transformer(
-        name=name, layer=layer, layers=_size(config, "num_hidden_layers"), vocabulary=_size(config, "vocab_size"),
-        positions=_size(config, "max_position_embeddings"), token_types=_size(config, "type_vocab_size", default=2),
+        name=name, layer=layer, layers=_size(config, "num_hidden_layers", "n_layers"),
+        vocabulary=_size(config, "vocab_size"), positions=_size(config, "max_position_embeddings", default=512),
+        token_types=_size(config, "type_vocab_size", default=2) if config.get("type_vocab_size") != 0 else 0,
         embedding_norm=True, head=head, labels=_labels(config),
     )  # fmt: skip
 
@@ -82,32 +108,36 @@ def _bert_like(config: Config, name: str, head: Head) -> Transformer:
 def _gpt2(config: Config, name: str, head: Head) -> Transformer:
     hidden, heads = _size(config, "n_embd", "hidden_size"), _size(config, "n_head", "num_attention_heads")
     layer = Layer(
-        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim(config, hidden, heads),
+        hidden=hidden, heads=heads, kv_heads=heads, head_dim=_head_dim({}, hidden, heads),
         intermediate=_size(config, "n_inner", default=4 * hidden), gated=False,
         activation=str(config.get("activation_function", "gelu_new")), norm="layer",
         attention_bias=True, output_bias=True, mlp_bias=True, fused_qkv=True, causal=True,
     )  # fmt: skip
     return Transformer(
         name=name, layer=layer, layers=_size(config, "n_layer", "num_hidden_layers"),
-        vocabulary=_size(config, "vocab_size"), positions=_size(config, "n_positions", "max_position_embeddings"),
-        final_norm=True, head=head, labels=_labels(config),
+        vocabulary=_size(config, "vocab_size"),
+        positions=_size(config, "n_positions", "max_position_embeddings", default=1024),
+        final_norm=True, tied=bool(config.get("tie_word_embeddings", True)), head=head, labels=_labels(config),
     )  # fmt: skip
 
 
 def _llama_like(config: Config, name: str, head: Head) -> Transformer:
     kind = config["model_type"]
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if kind == "qwen3_moe" and (config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers")):
+        raise InputError("qwen3_moe with dense blocks between the sparse ones is not known here")
     experts = _size(config, "num_local_experts", "num_experts") if kind in {"mixtral", "qwen3_moe"} else 0
-    inner = ("moe_intermediate_size", "intermediate_size") if kind == "qwen3_moe" else ("intermediate_size",)
-    bias = bool(config.get("attention_bias", False))
+    inner = _size(config, "moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size")
+    bias = bool(config.get("attention_bias", False)) and kind not in {"mistral", "mixtral", "qwen2"}
+    mlp_bias = bool(config.get("mlp_bias", False)) and kind == "llama"
     sliding = config.get("sliding_window") if kind in {"mistral", "mixtral"} else None
     layer = Layer(
         hidden=hidden, heads=heads, kv_heads=_size(config, "num_key_value_heads", default=heads),
-        head_dim=_head_dim(config, hidden, heads), intermediate=_size(config, *inner), gated=True,
+        head_dim=_head_dim(config, hidden, heads), intermediate=inner, gated=True,
         activation=str(config.get("hidden_act", "silu")), norm="rms",
-        attention_bias=bias or kind == "qwen2", output_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
+        attention_bias=bias or kind == "qwen2", output_bias=bias, mlp_bias=mlp_bias,
         query_key_norm=kind in {"qwen3", "qwen3_moe"}, rotary=True, causal=True, window=sliding, experts=experts,
-        experts_per_token=_size(config, "num_experts_per_tok", default=2) if experts else 0,
+        experts_per_token=_size(config, "num_experts_per_tok") if experts else 0,
     )  # fmt: skip
     return Transformer(
         name=name, layer=layer, layers=_size(config, "num_hidden_layers"), vocabulary=_size(config, "vocab_size"),
@@ -120,6 +150,8 @@ _READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {
     "bert": _bert_like,
     "xlm-roberta": _bert_like,
     "roberta": _bert_like,
+    "camembert": _bert_like,
+    "distilbert": _bert_like,
     "gpt2": _gpt2,
     "llama": _llama_like,
     "mistral": _llama_like,
@@ -127,5 +159,6 @@ _READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {
     "qwen3": _llama_like,
     "qwen3_moe": _llama_like,
     "mixtral": _llama_like,
+    "gemma": _llama_like,
 }
 MODEL_TYPES = tuple(_READERS)

@@ -137,8 +137,9 @@ class Attention:
         keys = self.keys if self.window is None else np.minimum(self.keys, self.window)
         if not self.causal or self.phase == "decode":
             return self.query * keys
-        hidden = np.minimum(self.query, keys) * (np.minimum(self.query, keys) - 1) / 2
-        return self.query * keys - hidden
+        missing = np.maximum(keys - (self.keys - self.query), 0)  # of the first query; each next one misses one fewer
+        short = np.minimum(missing, self.query)
+        return self.query * keys - (short * missing - short * (short + 1) / 2)
 
     @property
     def flop(self) -> Amount:
@@ -275,9 +276,12 @@ class Recurrent:
 
     @property
     def counter_flop(self) -> Amount:
-        """Four gates: 2·batch·steps·4·hidden·(inputs + hidden); on the CPU the fused kernel hides it and counts 0."""
+        """Four gates: 2·batch·steps·4·hidden·(inputs + hidden); on the CPU the fused kernel hides it and counts 0.
+
+        The backward pass is twice that, less the gradient of the initial state, which nothing needs.
+        """
         forward = 8 * self.batch * self.steps * self.hidden * (self.inputs + self.hidden)
-        return forward * (2 if self.backward else 1)
+        return 2 * forward - 8 * self.batch * self.hidden**2 if self.backward else forward
 
     @property
     def flop(self) -> Amount:

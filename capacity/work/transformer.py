@@ -14,6 +14,8 @@ from capacity.work.architecture import Layer, Transformer
 from capacity.work.mixture_of_experts import experts
 from capacity.work.operations import Amount, Attention, Gather, Gemm, Operation, Streaming, backward, repeated
 
+EAGER_ACTIVATION_PASSES = {"gelu_new": 7}
+"""Element-wise kernels an eager activation launches besides its own: GPT-2's tanh form is written out in Python."""
 Fusion = Literal["eager", "fused"]
 Phase = Literal["encoder", "prefill", "decode"]
 
@@ -111,6 +113,9 @@ def feed_forward_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
         operations += [_linear(inner, hidden, shape, "up") for _ in range(2 if layer.gated else 1)]
         if shape.fusion == "eager" or layer.gated:
             operations.append(_stream("activation", tokens * inner, shape, flop_per_element=8, label=layer.activation))
+        if shape.fusion == "eager":
+            extra = EAGER_ACTIVATION_PASSES.get(layer.activation, 0)
+            operations += [_stream("add", tokens * inner, shape, label="activation pass") for _ in range(extra)]
         if shape.fusion == "eager" and layer.gated:
             operations.append(_stream("add", tokens * inner, shape, reads=2, label="gate"))
         operations.append(_linear(hidden, inner, shape, "down"))
@@ -127,10 +132,11 @@ def head(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
     if model.head == "language-model":
         rows = shape.tokens if shape.logits == "all" else shape.batch
         operations.append(_product(rows, model.vocabulary, hidden, shape, "vocabulary"))
-    elif model.head in {"pooler", "classification"}:
+    elif model.head in {"pooler", "classification"} and not model.layer.causal:
         operations.append(_product(shape.batch, hidden, hidden, shape, "pooler"))
     if model.head == "classification":
-        operations.append(_product(shape.batch, model.labels, hidden, shape, "classifier"))
+        rows = shape.tokens if model.layer.causal else shape.batch  # a decoder's classifier scores every position
+        operations.append(_product(rows, model.labels, hidden, shape, "classifier"))
     return tuple(operations)
 
 

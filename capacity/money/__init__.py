@@ -1,0 +1,1 @@
+"""Money: dated prices and rates turned into cost lines with ranges."""

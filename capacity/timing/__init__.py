@@ -1,0 +1,1 @@
+"""Time: operation × device × calibration → seconds with a band."""

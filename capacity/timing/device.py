@@ -1,0 +1,128 @@
+"""A device with its calibration: what answers "how long does this operation take here, and how sure is that?"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from capacity.errors import CapacityError
+from capacity.spec.calibration import Composition, Efficiency
+from capacity.spec.hardware import Hardware
+from capacity.timing.band import Basis, Estimate, total, weakest
+from capacity.timing.roofline import Roof, seconds
+from capacity.work.operations import Amount, Collective, Operation
+
+FALLBACK_OPERATION = {
+    "gemm.grouped": "gemm", "attention.encoder": "attention.prefill", "attention.prefill": "attention.encoder",
+    "attention.decode": "attention.prefill", "distance": "gemm", "recurrent": "gemm", "solve": "gemm",
+    "gather": "streaming.copy", "topk": "streaming.softmax", "streaming.optimizer": "streaming.add",
+    "streaming.softmax": "streaming.norm", "streaming.activation": "streaming.copy", "streaming.copy": "streaming.add",
+    "streaming.add": "streaming.norm", "streaming.norm": "streaming.add", "collective.all_reduce": "collective",
+    "collective.all_gather": "collective", "collective.reduce_scatter": "collective", "collective.alltoall": "collective",
+    "collective.send": "collective",
+}  # fmt: skip
+"""Class whose efficiency stands in for one that was not measured."""
+FALLBACK_DTYPE = {
+    "fp16": ("bf16",), "bf16": ("fp16",), "tf32": ("bf16", "fp16"), "fp8": ("fp16", "bf16"), "int8": ("fp16", "bf16"),
+    "fp4": ("fp8", "fp16", "bf16"), "int4": ("int8", "fp16", "bf16"), "fp32": ("tf32", "bf16", "fp16"), "fp64": ("fp32",),
+}  # fmt: skip
+SAME_WIDTH = {frozenset({"fp16", "bf16"})}
+"""Dtypes that run through the same units at the same rate: one stands in for the other at no extra error."""
+VECTOR_WORK = {"streaming", "gather", "topk", "solve", "recurrent", "collective"}
+"""Classes that traffic bounds; a profile without a rate of their dtype takes that of fp32 instead."""
+
+
+class MissingFactError(CapacityError):
+    """The profile lacks a fact that the estimate needs; says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A hardware profile with the efficiencies that hold for it.
+
+    `errors` are extra log standard deviations by source that apply to everything on this device: how far its
+    efficiencies were carried. `basis` is the best this device can claim.
+    """
+
+    hardware: Hardware
+    efficiencies: Mapping[tuple[str, str], Efficiency]
+    compositions: Mapping[str, Composition]
+    engine: str
+    origin: str
+    """Id of the calibration, and of the relative it was carried over from, if any."""
+    errors: Mapping[str, float]
+    basis: Basis
+    stand_in_log_sigma: float
+
+    def time(self, operation: Operation) -> Estimate:
+        """Return the time of all launches of `operation` [s]."""
+        efficiency, stand_in = self._efficiency(operation.operation, operation.dtype)
+        launch_s = seconds(operation, self._roof(operation, efficiency))
+        errors: dict[str, Amount] = {f"{efficiency.operation} on {self.hardware.id}": efficiency.log_sigma}
+        if stand_in:
+            errors["stand-in efficiency"] = self.stand_in_log_sigma
+        errors |= self.errors
+        known: Basis = "projected" if stand_in else efficiency.basis
+        return Estimate(launch_s * operation.count, errors, weakest([known, self.basis]))
+
+    def step(self, operations: Iterable[Operation], mode: str = "inference") -> Estimate:
+        """Return the time of a model step [s]: its operations, plus what running them as one model costs."""
+        operations = tuple(operations)
+        kernels = total(self.time(operation) for operation in operations)
+        composition = self.compositions.get(mode)
+        if composition is None:
+            return kernels
+        launches = sum((operation.count for operation in operations), start=0.0) * composition.launch
+        busy = kernels.value * composition.slowdown
+        value = np.maximum(busy, launches) if self.hardware.kind == "gpu" else busy + launches
+        errors = dict(kernels.errors)
+        if composition.rows and not self.errors:
+            errors = {}  # judged on whole models of this very device: their scatter replaces the kernels'
+        errors[f"{mode} step on {self.hardware.id}"] = composition.log_sigma
+        return Estimate(value, errors, weakest([kernels.basis, composition.basis]))
+
+    def _efficiency(self, operation: str, dtype: str) -> tuple[Efficiency, bool]:
+        """Return the efficiency of a class, and whether another class or dtype stands in for it."""
+        name, seen = operation, set[str]()
+        while name not in seen:
+            seen.add(name)
+            for candidate in (dtype, *FALLBACK_DTYPE.get(dtype, ())):
+                found = self.efficiencies.get((name, candidate))
+                if found is not None:
+                    same = candidate == dtype or frozenset({candidate, dtype}) in SAME_WIDTH
+                    return found, not (same and name == operation)
+            name = FALLBACK_OPERATION.get(name, name)
+        raise MissingFactError(f"calibration {self.origin} has no efficiency for {operation} at {dtype}")
+
+    def _roof(self, operation: Operation, efficiency: Efficiency) -> Roof:
+        rate = self.hardware.rate(operation.dtype)
+        if rate is None and operation.operation.split(".")[0] in VECTOR_WORK:
+            rate = next((r for r in map(self.hardware.rate, ("fp32", "tf32", "bf16", "fp16")) if r is not None), None)
+        if rate is None:
+            raise MissingFactError(
+                f"{self.hardware.id} has no dense {operation.dtype} rate; its profile knows {rates(self.hardware)}"
+            )
+        return Roof(
+            t0_s=efficiency.t0, flop_per_s=efficiency.flop_efficiency * rate,
+            bytes_per_s=efficiency.bandwidth_efficiency * self._bandwidth(operation),
+            sharpness=efficiency.sharpness, softmax_columns=efficiency.softmax_columns,
+        )  # fmt: skip
+
+    def _bandwidth(self, operation: Operation) -> float:
+        """Return the datasheet bandwidth of the path the operation's bytes take [byte/s]."""
+        if isinstance(operation, Collective):
+            if self.hardware.link is not None:
+                return self.hardware.link.value.bandwidth
+            if self.hardware.host_bandwidth is not None:
+                return self.hardware.host_bandwidth.value
+            raise MissingFactError(f"{self.hardware.id} has neither link nor host_bandwidth: its devices cannot talk")
+        if self.hardware.memory_bandwidth is None:
+            raise MissingFactError(f"{self.hardware.id} has no memory_bandwidth in its profile")
+        return self.hardware.memory_bandwidth.value
+
+
+def rates(hardware: Hardware) -> str:
+    """Return the dtypes a profile has dense rates for, as text."""
+    return ", ".join(hardware.dense_rates) or "none (the profile states no dense rate)"

@@ -1,0 +1,126 @@
+"""A calibration run: the suite timed batch by batch, every raw sample written to a file the moment it exists.
+
+Interrupting it loses nothing: the samples file holds what was measured, the fit uses it, and a run with the same file
+goes on where the last one stopped. Cases that did not settle are measured once more at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from capacity.errors import InputError, Problem
+from kernels import suite
+from kernels.timing import METHOD_VERSION, Case, Clock, Effort, Run, Timing, measured
+from kernels.torch_backend import Backend
+
+BATCH = 8
+Progress = Callable[[int, int, str], None]
+"""Called with (cases done, cases in all, name of the last one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long a run may take."""
+
+    quick: bool
+    limit_s: float
+    """No new batch starts after this time."""
+
+    @property
+    def effort(self) -> Effort:
+        """Rounds a batch gets."""
+        return Effort(rounds=9, round_limit_s=3.0) if self.quick else Effort(rounds=15, round_limit_s=6.0)
+
+
+QUICK = Plan(quick=True, limit_s=45.0)
+FULL = Plan(quick=False, limit_s=150.0)
+
+
+@dataclass(slots=True)
+class Samples:
+    """What was measured so far, and the file that keeps it (JSON Lines: a header, then one line a case)."""
+
+    path: Path
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+    @classmethod
+    def opened(cls, path: Path, fingerprint: str) -> Samples:
+        """Return the samples in `path`, or start the file. Samples of another machine or method are refused."""
+        samples = cls(path)
+        header = {"method_version": METHOD_VERSION, "machine": fingerprint}
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            return samples
+        try:
+            first, *lines = path.read_text(encoding="utf-8").splitlines()
+            found = json.loads(first)
+            complete = [json.loads(line) for line in lines if line.endswith("}")]
+            timings = [Timing(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in complete]
+        except (ValueError, TypeError, UnicodeDecodeError):
+            raise InputError([Problem(str(path), "is not a samples file of `capacity calibrate`")]) from None
+        if found != header:
+            raise InputError([Problem(str(path), "holds samples of another machine or method; name another file")])
+        for timing in timings:
+            samples.timings[timing.name] = timing
+        return samples
+
+    def add(self, timing: Timing) -> None:
+        """Keep a timing, joined with what was known of its case, and write it out."""
+        known = self.timings.get(timing.name)
+        self.timings[timing.name] = timing if known is None else known.joined(timing)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(self.timings[timing.name])) + "\n")
+
+    def judged(self) -> dict[str, Timing]:
+        """Return every timing judged by the quietest reference of the whole run."""
+        probes = sorted(probe for timing in self.timings.values() for probe in timing.probes_s)
+        quiet = probes[len(probes) // 10] if probes else 0.0
+        return {name: dataclasses.replace(timing, quiet_s=quiet) for name, timing in self.timings.items()}
+
+
+def calibration_cases(backend: Backend, plan: Plan, samples: Samples, progress: Progress) -> list[Case]:
+    """Time every case of the suite that `samples` lacks, then the unsettled ones again. Return all cases.
+
+    KeyboardInterrupt passes through: what was measured is already in `samples`.
+    """
+    cases = list(suite.cases(backend, quick=plan.quick))
+    clock, reference = backend.clock(), backend.reference()
+    deadline = time.monotonic() + plan.limit_s
+    missing = [case for case in cases if case.name not in samples.timings]
+    done = len(cases) - len(missing)
+    for timing in _timed(missing, reference, clock, plan, deadline):
+        samples.add(timing)
+        done += 1
+        progress(done, len(cases), timing.name)
+    judged = samples.judged()
+    unsettled = [case for case in cases if case.name in judged and judged[case.name].verdict == "unstable"]
+    for timing in _timed(unsettled, reference, clock, plan, deadline):
+        samples.add(timing)
+        progress(done, len(cases), f"again: {timing.name}")
+    return cases
+
+
+def _timed(cases: Sequence[Case], reference: Run, clock: Clock, plan: Plan, deadline: float) -> Iterator[Timing]:
+    for batch in _batches(cases):
+        if time.monotonic() > deadline:
+            return
+        yield from measured(batch, reference, clock, plan.effort)
+
+
+def _batches(cases: Iterable[Case]) -> Iterator[list[Case]]:
+    """Yield cases that run together: whole models by fours, since each holds its weights in memory."""
+    batch: list[Case] = []
+    for case in cases:
+        full = len(batch) >= (4 if case.whole_model else BATCH)
+        if batch and (full or batch[0].whole_model != case.whole_model):
+            yield batch
+            batch = []
+        batch.append(case)
+    if batch:
+        yield batch

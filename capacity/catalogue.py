@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from capacity import documents
-from capacity.errors import InputError, Problem, suggestion
+from capacity.documents import Document
+from capacity.errors import InputError, Problem, UnknownNameError, suggestion
+from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
+from capacity.spec.prices import Rates
+from capacity.spec.scenario import Domain, Scenario
 
 
 def hardware(name: str) -> Hardware:
@@ -27,9 +32,74 @@ def model(name: str) -> Model:
     return documents.validated(document, MODEL_FAMILIES[family])
 
 
-def _from_huggingface(path: Path, document: documents.Document) -> TransformerModel:
+def _from_huggingface(path: Path, document: Document) -> TransformerModel:
     folder = path.resolve().parent.name if path.stem == "config" else path.stem
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.lower()).lstrip("._-") or "model"
     return TransformerModel(
         id=name[:80], name=str(document.data.get("_name_or_path") or folder), source=str(path), config=document.data
     )
+
+
+def scenario_document(name: str, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Document:
+    """Return the text of a scenario with named overrides and `path=value` settings put over it, in that order.
+
+    An override is one of the scenario's own, or a domain of scenarios/domains.
+
+    Raises
+    ------
+    UnknownNameError
+        For a scenario or an override nobody wrote; the nearest are named.
+    """
+    document = documents.read(documents.find("scenarios", name))
+    for override in overrides:
+        document = documents.merged(document, _override(document, override))
+    for setting in settings:
+        document = documents.merged(document, documents.addressed(documents.setting(setting), document))
+    return document
+
+
+def scenario(name: str, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Scenario:
+    """Return the scenario that `scenario_document` describes, validated."""
+    return documents.validated(scenario_document(name, overrides, settings), Scenario)
+
+
+def _override(base: Document, name: str) -> Document:
+    own = base.data.get("overrides")
+    if isinstance(own, dict) and isinstance(own.get(name), dict):
+        depth = ("overrides", name)
+        places = {loc[2:]: place for loc, place in base.places.items() if loc[:2] == depth}
+        return documents.addressed(Document(base.name, own[name], places), base)
+    domains = documents.catalogue("scenarios/domains")
+    if name not in domains:
+        raise UnknownNameError("override", name, [*(own if isinstance(own, dict) else ()), *domains])
+    document = documents.read(domains[name])
+    documents.validated(document, Domain)
+    places = {loc[1:]: place for loc, place in document.places.items() if loc[:1] == ("override",)}
+    return Document(document.name, document.data["override"], places)
+
+
+def domain(name: str) -> Domain:
+    """Return a domain of scenarios/domains."""
+    return documents.validated(documents.read(documents.find("scenarios/domains", name)), Domain)
+
+
+def rates(name: str) -> Rates:
+    """Return a table of energy, storage, network and people rates."""
+    return documents.validated(documents.read(documents.find("prices", name)), Rates)
+
+
+def calibration(name: str) -> Calibration:
+    """Return the calibration called `name`, or in the file `name`."""
+    return documents.validated(documents.read(documents.find("hardware_profiles/calibrations", name)), Calibration)
+
+
+def shared() -> Shared:
+    """Return what holds for all devices until somebody measures."""
+    return documents.validated(documents.read(documents.find("hardware_profiles/calibrations", "shared")), Shared)
+
+
+def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]]:
+    """Return every calibration with the profile it belongs to: those in the files `extra` first, then the catalogue's."""
+    names = [name for name in documents.catalogue("hardware_profiles/calibrations") if name != "shared"]
+    found = [calibration(name) for name in (*extra, *names)]
+    return [(item, item.profile or hardware(item.hardware)) for item in found]

@@ -15,17 +15,10 @@ from typing import Any
 import pytest
 
 from capacity import catalogue
-from capacity.spec.model import (
-    FactorizationModel,
-    FusionScorerModel,
-    IdRankerModel,
-    LstmModel,
-    Model,
-    TransformerModel,
-)
+from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
 
 torch = pytest.importorskip("torch", reason="the real modules need torch: pip install 'capacity-planner[calibrate]'")
-transformers = pytest.importorskip("transformers", reason="the real modules need transformers: pip install transformers")
+transformers = pytest.importorskip("transformers", reason="the real modules need transformers")
 transformers.logging.set_verbosity_error()
 nn = torch.nn
 
@@ -43,12 +36,9 @@ def transformer(config: dict[str, Any], head: str) -> Any:
     real = transformers.AutoConfig.for_model(config["model_type"], attn_implementation="eager", **fields)
     real._experts_implementation = "batched_mm"
     real.pad_token_id = 0 if head == "classification" else real.pad_token_id
-    unpooled = {"add_pooling_layer": False} if head == "none" and config["model_type"] in POOLED else {}
+    pooled = config["model_type"] in {"bert", "camembert", "roberta", "xlm-roberta"}
     with torch.device("meta"):
-        return _BUILDERS[head].from_config(real, **unpooled)
-
-
-POOLED = ("bert", "camembert", "roberta", "xlm-roberta")
+        return _BUILDERS[head].from_config(real, **({"add_pooling_layer": False} if pooled and head == "none" else {}))
 
 
 def tokens(batch: int, length: int) -> Any:
@@ -69,8 +59,8 @@ def run(module: Any, batch: int, length: int, **more: Any) -> Any:
 def train(module: Any, batch: int, length: int) -> None:
     """Run forward and backward of a loss that depends on the head's output."""
     output = run(module, batch, length)
-    result = next(output[key] for key in ("logits", "pooler_output", "last_hidden_state") if output.get(key) is not None)
-    result.sum().backward()
+    results = (output.get(key) for key in ("logits", "pooler_output", "last_hidden_state"))
+    next(result for result in results if result is not None).sum().backward()
 
 
 def counted(function: Callable[[], object], *, gradients: bool = False) -> SimpleNamespace:

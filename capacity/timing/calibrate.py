@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from capacity.spec.calibration import Composition, Efficiency
+from capacity.spec.hardware import Dtype, Hardware
+from capacity.timing.band import Z90, total
+from capacity.timing.device import Device, reference_bandwidth, reference_rate
 from capacity.timing.roofline import Roof, seconds
 from capacity.work.operations import Operation
 
@@ -19,7 +24,6 @@ Array = NDArray[np.float64]
 FOLDS = 5
 LEAST_ROWS = 3
 SHARPNESS = (1.0, 20.0)
-Z90 = 1.6449
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Fit:
     log_sigma: float
     median_error: float
     rows: int
+    attention: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ def fitted(rows: Rows, *, attention: bool = False) -> Fit:
         residual[held_out] = np.log(measured[held_out] / rows.predicted(partial)[held_out])
     sigma = max(float(np.quantile(np.abs(residual), 0.9)) / Z90, 0.01)
     error = float(np.median(np.abs(np.expm1(-residual))))
-    return Fit(roof=roof, log_sigma=sigma, median_error=error, rows=len(measured))
+    return Fit(roof=roof, log_sigma=sigma, median_error=error, rows=len(measured), attention=attention)
 
 
 def _fit(rows: Rows, chosen: NDArray[np.bool_], *, attention: bool, start: Roof | None = None) -> Roof:
@@ -137,3 +142,90 @@ def _amounts(rows: Rows, name: str) -> Array:
         for operation, measured in zip(rows.operations, rows.seconds, strict=True)
     ]
     return np.concatenate(parts).astype(float)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One timed case: its operations and the median seconds of one run of them all."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    seconds: float
+    whole_model: bool = False
+
+
+def grouped(measurements: Sequence[Measurement]) -> dict[tuple[str, str], Rows]:
+    """Return the single operations among `measurements`, one `Rows` for each class and dtype."""
+    found: dict[tuple[str, str], tuple[list[Operation], list[Array]]] = {}
+    for item in measurements:
+        if not item.whole_model:
+            operation = item.operations[0]
+            operations, times = found.setdefault((operation.operation, operation.dtype), ([], []))
+            operations.append(operation)
+            times.append(np.asarray([item.seconds]))
+    return {key: Rows(*parts) for key, parts in found.items()}
+
+
+def efficiency(key: tuple[str, str], rows: Rows, hardware: Hardware) -> Efficiency:
+    """Return the fit of one class and dtype as shares of the profile's rate and bandwidth.
+
+    Raises
+    ------
+    CapacityError
+        When the profile states neither a rate for the dtype nor one for fp32, or no bandwidth.
+    """
+    operation, dtype = key
+    fit = fitted(rows, attention=operation.startswith("attention"))
+    rate, bandwidth = reference_rate(hardware, operation, dtype), reference_bandwidth(hardware, rows.operations[0])
+    roof = fit.roof
+    return Efficiency(
+        operation=operation, dtype=cast(Dtype, dtype), t0=_round(roof.t0_s),
+        flop_efficiency=_round(roof.flop_per_s / rate), bandwidth_efficiency=_round(roof.bytes_per_s / bandwidth),
+        sharpness=_round(roof.sharpness), softmax_columns=_round(roof.softmax_columns) if fit.attention else 0,
+        log_sigma=_round(fit.log_sigma), median_error=_round(fit.median_error), rows=fit.rows,
+    )  # fmt: skip
+
+
+def composition(
+    mode: Literal["inference", "training"], device: Device, models: Sequence[Measurement]
+) -> Composition | None:
+    """Return launch cost and slowdown that bring the sums of operations to the measured models, or None for none.
+
+    Each model's error comes from a fit to the other models; with fewer than three the scatter is assumed.
+    """
+    if not models:
+        return None
+    sums = np.array([float(total(device.time(op) for op in item.operations).value) for item in models])
+    launches = np.array([float(sum(op.count for op in item.operations)) for item in models])
+    measured = np.array([item.seconds for item in models])
+    launch, slowdown = _launch_and_slowdown(sums, launches, measured)
+    residual = []
+    for index in range(len(models)):
+        others = np.arange(len(models)) != index
+        if others.sum() >= 2:
+            part_launch, part_slowdown = _launch_and_slowdown(sums[others], launches[others], measured[others])
+            predicted = part_launch * launches[index] + part_slowdown * sums[index]
+            residual.append(float(np.log(measured[index] / predicted)))
+    spread = np.abs(residual) if residual else np.array([0.2])
+    return Composition(
+        mode=mode, launch=_round(launch), slowdown=_round(slowdown), rows=len(models),
+        log_sigma=_round(max(float(np.quantile(spread, 0.9)) / Z90, 0.03)), median_error=_round(float(np.median(spread))),
+    )  # fmt: skip
+
+
+def _launch_and_slowdown(sums: Array, launches: Array, measured: Array) -> tuple[float, float]:
+    from scipy.optimize import least_squares
+
+    def loss(logs: Array) -> Array:
+        launch, slowdown = np.exp(logs)
+        residual = np.log((launch * launches + slowdown * sums) / measured) / 0.05
+        return np.concatenate([residual, [(logs[0] - start[0]) / 1.0, logs[1] / 0.2]])
+
+    start = np.log([10e-6, 1.0])
+    result = least_squares(loss, start, loss="soft_l1", bounds=(np.log([1e-8, 0.5]), np.log([1e-3, 3.0])))
+    return float(np.exp(result.x[0])), float(np.exp(result.x[1]))
+
+
+def _round(value: float) -> float:
+    """Three significant digits: what a person reads, and more than the measurement knows."""
+    return float(f"{value:.3g}")

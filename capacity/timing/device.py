@@ -97,30 +97,35 @@ class Device:
         raise MissingFactError(f"calibration {self.origin} has no efficiency for {operation} at {dtype}")
 
     def _roof(self, operation: Operation, efficiency: Efficiency) -> Roof:
-        rate = self.hardware.rate(operation.dtype)
-        if rate is None and operation.operation.split(".")[0] in VECTOR_WORK:
-            rate = next((r for r in map(self.hardware.rate, ("fp32", "tf32", "bf16", "fp16")) if r is not None), None)
-        if rate is None:
-            raise MissingFactError(
-                f"{self.hardware.id} has no dense {operation.dtype} rate; its profile knows {rates(self.hardware)}"
-            )
         return Roof(
-            t0_s=efficiency.t0, flop_per_s=efficiency.flop_efficiency * rate,
-            bytes_per_s=efficiency.bandwidth_efficiency * self._bandwidth(operation),
+            t0_s=efficiency.t0,
+            flop_per_s=efficiency.flop_efficiency * reference_rate(self.hardware, operation.operation, operation.dtype),
+            bytes_per_s=efficiency.bandwidth_efficiency * reference_bandwidth(self.hardware, operation),
             sharpness=efficiency.sharpness, softmax_columns=efficiency.softmax_columns,
         )  # fmt: skip
 
-    def _bandwidth(self, operation: Operation) -> float:
-        """Return the datasheet bandwidth of the path the operation's bytes take [byte/s]."""
-        if isinstance(operation, Collective):
-            if self.hardware.link is not None:
-                return self.hardware.link.value.bandwidth
-            if self.hardware.host_bandwidth is not None:
-                return self.hardware.host_bandwidth.value
-            raise MissingFactError(f"{self.hardware.id} has neither link nor host_bandwidth: its devices cannot talk")
-        if self.hardware.memory_bandwidth is None:
-            raise MissingFactError(f"{self.hardware.id} has no memory_bandwidth in its profile")
-        return self.hardware.memory_bandwidth.value
+
+def reference_rate(hardware: Hardware, operation: str, dtype: str) -> float:
+    """Return the datasheet rate that a class's efficiency is a share of [FLOP/s]."""
+    rate = hardware.rate(dtype)
+    if rate is None and operation.split(".")[0] in VECTOR_WORK:
+        rate = next((r for r in map(hardware.rate, ("fp32", "tf32", "bf16", "fp16")) if r is not None), None)
+    if rate is None:
+        raise MissingFactError(f"{hardware.id} has no dense {dtype} rate; its profile knows {rates(hardware)}")
+    return rate
+
+
+def reference_bandwidth(hardware: Hardware, operation: Operation) -> float:
+    """Return the datasheet bandwidth of the path an operation's bytes take [byte/s]."""
+    if isinstance(operation, Collective):
+        if hardware.link is not None:
+            return hardware.link.value.bandwidth
+        if hardware.host_bandwidth is not None:
+            return hardware.host_bandwidth.value
+        raise MissingFactError(f"{hardware.id} has neither link nor host_bandwidth: its devices cannot talk")
+    if hardware.memory_bandwidth is None:
+        raise MissingFactError(f"{hardware.id} has no memory_bandwidth in its profile")
+    return hardware.memory_bandwidth.value
 
 
 def rates(hardware: Hardware) -> str:

@@ -127,9 +127,13 @@ class Attention:
 
     @property
     def counter_flop(self) -> Amount:
-        """Two products over all query × key pairs (four more in the backward pass, as the unfused graph has)."""
+        """Two products over all query × key pairs (four more in the backward pass, as the unfused graph has).
+
+        A decode step finds only the window's keys in its cache; a pass over whole sequences masks what it has computed.
+        """
         products = 4 if self.backward else 2
-        return products * 2 * self.batch * self.heads * self.query * self.keys * self.head_dim
+        keys = np.minimum(self.keys, self.window) if self.window is not None and self.phase == "decode" else self.keys
+        return products * 2 * self.batch * self.heads * self.query * keys * self.head_dim
 
     @property
     def visible_pairs(self) -> Amount:

@@ -48,8 +48,11 @@ def encode(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion
 
 
 def decode(model: Transformer, batch: Amount, context: Amount, dtype: str, fusion: Fusion = "fused") -> tuple[Operation, ...]:
-    """Return the operations that generate one token for each of `batch` sequences with `context` cached positions."""
-    return forward(model, Pass(batch=batch, query=1, keys=context, dtype=dtype, phase="decode", fusion=fusion))
+    """Return the operations that generate one token for each of `batch` sequences with `context` cached positions.
+
+    The new token attends to all of them and to itself.
+    """
+    return forward(model, Pass(batch=batch, query=1, keys=context + 1, dtype=dtype, phase="decode", fusion=fusion))
 
 
 def training_step(model: Transformer, batch: Amount, tokens: Amount, dtype: str) -> tuple[Operation, ...]:

@@ -1,0 +1,169 @@
+"""One stage of the online pipeline for a batch of requests: its operations, its time, its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from capacity.errors import CapacityError
+from capacity.phases import memory
+from capacity.spec.model import FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.spec.scenario import (
+    EncodeStage,
+    FetchStage,
+    FuseStage,
+    GenerateStage,
+    HostStage,
+    NextItemStage,
+    RankStage,
+    RetrieveStage,
+    Scenario,
+    Stage,
+)
+from capacity.timing.band import Estimate, total
+from capacity.timing.device import Device
+from capacity.work import embedding, recurrent, retrieval, transformer
+from capacity.work.architecture import Layer
+from capacity.work.models import architecture
+from capacity.work.operations import Amount, Collective, Gather, Operation, repeated
+
+Models = Mapping[str, Model]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a stage needs to know besides itself."""
+
+    scenario: Scenario
+    models: Models
+    tensor_parallel: int = 1
+    """Devices that share each product of one replica."""
+
+
+def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    """Return what `stage` executes for a batch of `requests` requests; empty for host work."""
+    return _WORK[type(stage)](stage, requests, context)
+
+
+def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Estimate:
+    """Return the time of one batch of `requests` requests in `stage` [s].
+
+    Requests answered from a cache skip the stage, so a batch holds `requests · (1 − cache_hit_rate)` of them on average.
+    """
+    if isinstance(stage, HostStage):
+        return Estimate(stage.time * requests, {f"host time of {stage.name}": 0.1}, "assumed")
+    working = requests * (1 - stage.cache_hit_rate)
+    if isinstance(stage, GenerateStage):
+        prefill, decode = generation(stage, working, context)
+        return total([_step(device, prefill, context), _step(device, decode, context)])
+    return _step(device, operations(stage, working, context), context)
+
+
+def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:
+    """Time of a step whose products are shared by `tensor_parallel` devices that then exchange their parts."""
+    degree = context.tensor_parallel
+    exchange = [operation for operation in work if isinstance(operation, Collective)]
+    kernels = device.step(operation for operation in work if not isinstance(operation, Collective))
+    return total([kernels.scaled(1 / degree), *(device.time(operation) for operation in exchange)])
+
+
+def memory_parts(stage: Stage, requests: int, context: Context) -> dict[str, float]:
+    """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component."""
+    degree = context.tensor_parallel
+    match stage:
+        case EncodeStage():
+            model = _transformer(context, stage.model)
+            tokens = requests * stage.sequences * context.scenario.tokens(stage.tokens)
+            return memory.inference(architecture(model), tokens, stage.dtype, degree)
+        case GenerateStage():
+            model = _transformer(context, stage.model)
+            tokens = context.scenario.tokens(stage.prompt_tokens) + stage.output_tokens
+            parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
+            return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
+        case RetrieveStage():
+            return memory.vectors(context.scenario.catalogue.items, stage.width, requests * stage.queries, stage.dtype)
+        case RankStage() | NextItemStage() | FuseStage():
+            return memory.tables(context.models[stage.model], stage.dtype)
+        case FetchStage():
+            return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype)}
+        case _:
+            return {}
+
+
+def generation(stage: GenerateStage, requests: Amount, context: Context) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """Return the operations of reading the prompts, and of writing every output token at the mean context length."""
+    model = architecture(_transformer(context, stage.model))
+    prompt, fusion = context.scenario.tokens(stage.prompt_tokens), context.scenario.engine
+    prefill = transformer.encode(model, requests, prompt, stage.dtype, fusion)
+    step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, stage.dtype, fusion)
+    exchange = _exchange(model.layer, model.layers, requests * prompt, stage.dtype, context)
+    step_exchange = _exchange(model.layer, model.layers, requests, stage.dtype, context)
+    return prefill + exchange, repeated(step + step_exchange, stage.output_tokens)
+
+
+def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Context) -> tuple[Operation, ...]:
+    """Two all-reduces of the hidden states in every block (Shoeybi et al. 2019, §3)."""
+    if context.tensor_parallel == 1:
+        return ()
+    width = memory.value_bytes(dtype)
+    message = tokens * layer.hidden * max(width, 2)
+    return (
+        Collective(
+            kind="all_reduce", message_bytes=message, devices=context.tensor_parallel, count=2 * layers, label="all-reduce"
+        ),
+    )
+
+
+def _encode(stage: EncodeStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    model = architecture(_transformer(context, stage.model))
+    tokens = context.scenario.tokens(stage.tokens)
+    work = transformer.encode(model, requests * stage.sequences, tokens, stage.dtype, context.scenario.engine)
+    return work + _exchange(model.layer, model.layers, requests * stage.sequences * tokens, stage.dtype, context)
+
+
+def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    prefill, decode = generation(stage, requests, context)
+    return prefill + decode
+
+
+def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    queries, items = requests * stage.queries, context.scenario.catalogue.items
+    return retrieval.exact_top_k(queries, items, stage.width, stage.top, stage.dtype, stage.metric)
+
+
+def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    model = _model(context, stage.model, IdRankerModel)
+    return embedding.rank_pairs(model, requests * stage.candidates, stage.dtype, context.scenario.engine)
+
+
+def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    model = _model(context, stage.model, LstmModel)
+    return recurrent.next_item(model, requests, context.scenario.audience.history, stage.dtype)
+
+
+def _fuse(stage: FuseStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    model = _model(context, stage.model, FusionScorerModel)
+    return retrieval.fusion_scores(model, requests, stage.candidates, stage.dtype)
+
+
+def _fetch(stage: FetchStage, requests: Amount, _: Context) -> tuple[Operation, ...]:
+    return (Gather(rows=requests * stage.rows, width=stage.width, dtype=stage.dtype, label=stage.name),)
+
+
+def _transformer(context: Context, name: str) -> TransformerModel:
+    return _model(context, name, TransformerModel)
+
+
+def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401  (the caller names the type)
+    model = context.models[name]
+    if not isinstance(model, kind):
+        wanted = kind.model_fields["family"].annotation
+        raise CapacityError(f"model {name} is of family {model.family!r}; this stage needs {wanted.__args__[0]!r}")
+    return model
+
+
+_WORK: dict[type, Callable[[Any, Amount, Context], tuple[Operation, ...]]] = {
+    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: _retrieve, RankStage: _rank,
+    NextItemStage: _next_item, FuseStage: _fuse, FetchStage: _fetch, HostStage: lambda *_: (),
+}  # fmt: skip

@@ -1,0 +1,232 @@
+"""The one mapping from raw names in measurement tables to the product's terms: hardware ids, precisions, engines.
+
+People write a device, a dtype and an engine in many ways. Everything behind this module sees one; a name that cannot
+be read is refused with the nearest known ones, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from capacity.documents import catalogue
+from capacity.errors import UnknownNameError
+from capacity.spec.hardware import Dtype
+
+# --- hardware -------------------------------------------------------------------------------------------------------
+
+_NOISE = re.compile(
+    r"\((?:r|tm)\)|\bcpu\b|@\s*[\d.]+\s*ghz|\b\d+-core processor\b|^(?:intel|amd|nvidia|aws)\s", re.IGNORECASE
+)
+_ALIASES = {
+    "arc-pro-b60-24gb": "arc-pro-b60",
+    "gaudi2-96gb": "gaudi2",
+    "rtx-4090-24gb": "rtx-4090",
+    "xeon-platinum-8380": "xeon-8380",
+    "xeon-platinum-8480+": "xeon-8480plus",
+    "xeon-platinum-8592+": "xeon-8592plus",
+}
+
+
+def hardware_id(name: str) -> str:
+    """Return the id of the hardware profile that `name` means: an id, an alias, or a processor's full name.
+
+    Parameters
+    ----------
+    name
+        As it stands in a measurement table.
+
+    Raises
+    ------
+    UnknownNameError
+        When no profile of the catalogue has that name; sizes and form factors are never assumed.
+
+    Examples
+    --------
+    >>> hardware_id("a100-sxm-80gb"), hardware_id("gaudi2-96gb")
+    ('a100-sxm-80gb', 'gaudi2')
+    >>> hardware_id("Intel(R) Xeon(R) Platinum 8480+ 56-Core Processor")
+    'xeon-8480plus'
+    """
+    known = catalogue("hardware_profiles")
+    folded = "-".join(_NOISE.sub(" ", _NOISE.sub(" ", name).strip()).casefold().split())
+    for candidate in (name, _ALIASES.get(folded, folded)):
+        if candidate in known:
+            return candidate
+    raise UnknownNameError("hardware", name, known)
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+_NARROW_FIRST: tuple[Dtype, ...] = ("fp4", "int4", "fp8", "int8", "bf16", "fp16", "tf32", "fp32", "fp64")
+_DTYPES: dict[str, Dtype] = {dtype: dtype for dtype in _NARROW_FIRST} | {
+    "nvfp4": "fp4", "mxfp4": "fp4", "float4": "fp4", "nf4": "int4", "uint4": "int4", "uint8": "int8",
+    "float8": "fp8", "mxfp8": "fp8", "e4m3": "fp8", "e5m2": "fp8", "w8a8": "int8", "w8a16": "int8",
+    "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp64",
+}  # fmt: skip
+_AUTOCAST = {"amp", "mixed"}
+_WEIGHT_ONLY = {"weightonly", "wo", "awq", "gptq", "nf4", "w4a16", "w8a16"}
+_SILENT = {
+    *_AUTOCAST, *_WEIGHT_ONLY, "w4a8", "smoothquant", "block", "blockwise", "tensorwise", "rowwise", "per", "tensor",
+    "channel", "token", "dynamic", "static", "hybrid", "cs", "mx", "cublas", "rceil", "dq", "bnb", "v1", "v2", "true",
+    "precision", "google", "other", "single", "device", "rows",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In what the matrix products of a measurement run, as far as its table says it."""
+
+    compute: Dtype
+    """What the matrix unit multiplies: the key of the device's dense rate."""
+    weight: Dtype
+    """What the product reads its weights as."""
+    activation: Dtype
+    """What the product reads its activations as."""
+    raw: str = field(default="", compare=False)
+    """The name as it was written."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the name says autocasting: the weights are held once more, in fp32."""
+        return bool(_AUTOCAST & set(_words(self.raw)))
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", name.casefold().replace("weight_only", "weightonly"))
+
+
+def dtype(name: str) -> Precision:
+    """Return the precision that `name` means.
+
+    Of several dtypes the narrowest counts, because it carries the matrix products; autocasting that names none is
+    fp16; four-bit integers are weights only, multiplied in 16 bits, as in every engine of the tables.
+
+    Parameters
+    ----------
+    name
+        As it stands in a measurement table, in any case and with any separators.
+
+    Raises
+    ------
+    UnknownNameError
+        When a word of it is not known, or no dtype is in it.
+
+    Examples
+    --------
+    >>> dtype("fp16 mixed").compute, dtype("fp16 mixed").mixed
+    ('fp16', True)
+    >>> dtype("int8,fp16") == dtype("int8_smoothquant") == Precision("int8", "int8", "int8")
+    True
+    >>> dtype("int4_weightonly")
+    Precision(compute='bf16', weight='int4', activation='bf16', raw='int4_weightonly')
+    >>> dtype("w4a8_mxfp4_mxfp8").compute
+    'fp8'
+    """
+    words = _words(name)
+    found = sorted({_DTYPES[word] for word in words if word in _DTYPES}, key=_NARROW_FIRST.index)
+    if not found and "w4a16" in words:
+        found = ["int4"]
+    if not found and _AUTOCAST & set(words):
+        found = ["fp16"]
+    if not found or not all(word in _DTYPES or word in _SILENT for word in words):
+        raise UnknownNameError("dtype", name, _DTYPES)
+    weight, wider = found[0], found[1:]
+    if "int4" in found or _WEIGHT_ONLY & set(words):
+        wide: Dtype = wider[0] if wider else "bf16"
+        return Precision(wide, weight, wide, name)
+    if "w4a8" in words:
+        eight: Dtype = wider[0] if wider else "fp8"
+        return Precision(eight, weight, eight, name)
+    return Precision(weight, weight, weight, name)
+
+
+# --- engines --------------------------------------------------------------------------------------------------------
+
+# First match wins: what runs the model stands before what it is built on or served by; of a list of the frameworks of a
+# whole submission the most general one counts. Libraries stand last.
+_ENGINES = {
+    family: re.compile(pattern, re.IGNORECASE)
+    for family, pattern in {
+        "trtllm": r"tensorrt[- ]?llm|trt[- ]?llm",
+        "vllm": r"vllm",
+        "sglang": r"sglang",
+        "fastertransformer": r"fastertransformer",
+        "tensorrt": r"tensorrt(?!-laboratory)",
+        "neuron": r"neuron",
+        "openvino": r"openvino",
+        "onnxruntime": r"onnx ?runtime",
+        "qualcomm-ai": r"cloud ai sdk",
+        "llmboost": r"llmboost",
+        "rbln": r"rbln(?: sdk)?",
+        "suinfer": r"suinfer",
+        "saxml": r"\bsax(?:ml)?\b",
+        "popart": r"popart(?: poplar sdk)?",
+        "mindspore": r"mindspore",
+        "tinygrad": r"tinygrad",
+        "maxtext": r"maxtext",
+        "megatron-bridge": r"megatron-bridge",
+        "nemo": r"\bnemo\b(?: megatron)?(?: framework)?",
+        "megatron-lm": r"megatron(?:-lm)?",
+        "composer": r"composer|llm-foundry",
+        "deepspeed": r"deepspeed",
+        "torchtitan": r"torchtitan",
+        "torchtune": r"torchtune",
+        "litgpt": r"litgpt",
+        "colossal-ai": r"colossal-?ai",
+        "jax": r"\bjax\b|\bpax\b",
+        "paddle": r"paddle(?:paddle)?",
+        "pytorch": r"pytorch|torchscript|\btorch\b|aoti runtime|python runtime",
+        "tensorflow": r"tensorflow|\btf(?=[\d.]*\b)",
+        "mxnet": r"mxnet",
+        "hugectr": r"huge_?ctr",
+        "triton": r"triton",
+        "nccl": r"\bnccl",
+        "oneccl": r"oneccl",
+        "ngc": r"ngc mlperf(?: training)?",
+        "cuda": r"^cuda\b",
+    }.items()
+}
+_VERSION = re.compile(r"[\s\-:]*(?:(?:nvidia|release|version|ngc)\s*)*v?(\d[\w.+]*|nightly[\w.+-]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The software that ran a measurement."""
+
+    family: str
+    """Product term, e.g. vllm, trtllm, tensorrt, pytorch."""
+    version: str = ""
+    """Version as written, or empty when the table does not say it."""
+    raw: str = field(default="", compare=False)
+    """The name as it was written; it may say more, such as removed padding (EFF-FT)."""
+
+
+def engine(name: str) -> Engine:
+    """Return the engine that `name` means.
+
+    Parameters
+    ----------
+    name
+        As it stands in a measurement table; of several programs the one that runs the model counts.
+
+    Raises
+    ------
+    UnknownNameError
+        When no known engine is in it.
+
+    Examples
+    --------
+    >>> engine("trtllm 1.3.0rc20") == Engine("trtllm", "1.3.0rc20")
+    True
+    >>> engine("JetPack 4.6, TensorRT 8.0.1, CUDA 10.2") == engine("TensorRT 8.0.1 demo/BERT")
+    True
+    >>> engine("PyTorch TorchScript").family
+    'pytorch'
+    """
+    for family, pattern in _ENGINES.items():
+        match = pattern.search(name)
+        if match:
+            version = _VERSION.match(name, match.end())
+            return Engine(family, version[1].rstrip(".") if version else "", name)
+    raise UnknownNameError("engine", name, _ENGINES)

@@ -54,9 +54,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(set(known))
     folded = {candidate.casefold(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-    close += [folded[key] for key in folded if name.casefold() in key and key not in close][: 3 - len(close)]
+    wanted = name.casefold()
+    close = [candidate for key, candidate in folded.items() if wanted and (wanted in key or key in wanted)][:3]
+    close += [folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5) if folded[key] not in close]
     if close:
-        return f"did you mean {' or '.join(folded.get(key, key) for key in close)}?"
+        return f"did you mean {' or '.join(close[:3])}?"
     shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
     return f"known: {shown}" if names else "none are known"

@@ -1,4 +1,4 @@
-"""A profile of the NVIDIA GPU in this machine: the shipped datasheet where the name is known, the card's own facts else."""
+"""Profile of the NVIDIA GPU in this machine: the shipped datasheet where its name is known, else its own facts."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def hardware_id_of(name: str) -> str | None:
 def detect_gpu(index: int = 0, nvml: Any = None) -> Hardware:  # noqa: ANN401
     """Return the profile of one GPU of this machine.
 
-    A recognized name brings the shipped profile's rates, bandwidths and clock; memory, power limit, SMs and PCIe link are
-    the card's own. An unknown name, or a card cut into slices (MIG), has only what NVML tells: its rates stay unknown.
+    A recognized name brings the shipped profile's rates, bandwidths and clock; memory, power limit, SMs and PCIe link
+    are the card's own. An unknown name, or a card cut into slices (MIG), has only what NVML tells: its rates stay
+    unknown.
 
     Parameters
     ----------
@@ -102,16 +103,18 @@ def detect_gpu(index: int = 0, nvml: Any = None) -> Hardware:  # noqa: ANN401
     shipped = None if sliced else hardware_id_of(name)
     if shipped and shipped in documents.catalogue("hardware_profiles"):
         return _merged(catalogue.hardware(shipped), facts, clocks, source)
-    return Hardware.model_validate({
-        "id": f"local-{plain_name(name)}"[:70] + ("-mig" if sliced else ""),
-        "name": name + (", in slices (MIG)" if sliced else ""),
-        "vendor": "NVIDIA",
-        "kind": "gpu",
-        "architecture": architecture,
-        "sources": {"detected": source},
-        **facts,
-        **clocks,
-    })
+    return Hardware.model_validate(
+        {
+            "id": f"local-{plain_name(name)}"[:70] + ("-mig" if sliced else ""),
+            "name": name + (", in slices (MIG)" if sliced else ""),
+            "vendor": "NVIDIA",
+            "kind": "gpu",
+            "architecture": architecture,
+            "sources": {"detected": source},
+            **facts,
+            **clocks,
+        }
+    )
 
 
 def _merged(profile: Hardware, facts: dict[str, Any], clocks: dict[str, Any], source: dict[str, str]) -> Hardware:

@@ -1,4 +1,4 @@
-"""This machine as a hardware profile and as a fingerprint: what was detected, what was measured, what was derived."""
+"""The machine as a hardware profile and as a fingerprint: what was detected, what was measured, what was derived."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def detect(root: Root = "/", *, measure: bool = True, nvml: Any = None) -> list[
 def detect_cpu(root: Root = "/", *, measure: bool = True) -> Hardware:
     """Return the profile of the processor as far as this process may use it.
 
-    Dense rates are cores × base clock × FLOP per cycle of the widest units; a processor that boosts above its base clock
-    reaches efficiencies above 1. Facts that cannot be read are absent.
+    Dense rates are cores × base clock × FLOP per cycle of the widest units; a processor that boosts above its base
+    clock reaches efficiencies above 1. Facts that cannot be read are absent.
 
     Parameters
     ----------
@@ -93,19 +93,23 @@ def detect_cpu(root: Root = "/", *, measure: bool = True) -> Hardware:
         formula = "derived: cores × clock × FLOP per cycle and core of the instruction sets (kernels/processor.py)"
         sources["derived"] = Source(citation=formula, date=today)
     if measure and Path(root) == Path("/"):
-        note = f"best of several copies of arrays beyond the caches by {cores} threads; bytes read and written count"
+        note = (
+            f"best of several numpy.copyto of arrays beyond the caches, {cores} threads; read and written bytes count"
+        )
         facts["memory_bandwidth"] = _fact(measured_bandwidth(cores), "measured", note)
-        sources["measured"] = Source(citation="timed on this machine with numpy.copyto (kernels/machine.py)", date=today)
-    return Hardware.model_validate({
-        "id": f"local-{_slug(cpu.name)}-{cores}c",
-        "name": f"{cpu.name}, {cores} {'core' if cores == 1 else 'cores'} of this machine",
-        "vendor": cpu.vendor,
-        "kind": "cpu",
-        "architecture": cpu.architecture,
-        "sources": sources,
-        "instruction_sets": sorted(cpu.instruction_sets),
-        **facts,
-    })
+        sources["measured"] = Source(citation="timed on this machine (kernels/machine.py)", date=today)
+    return Hardware.model_validate(
+        {
+            "id": f"local-{_slug(cpu.name)}-{cores}c",
+            "name": f"{cpu.name}, {cores} {'core' if cores == 1 else 'cores'} of this machine",
+            "vendor": cpu.vendor,
+            "kind": "cpu",
+            "architecture": cpu.architecture,
+            "sources": sources,
+            "instruction_sets": sorted(cpu.instruction_sets),
+            **facts,
+        }
+    )
 
 
 def _read_facts(root: Root, cores: int) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def _read_facts(root: Root, cores: int) -> dict[str, Any]:
 
 
 def _clock(cpu: Processor, root: Root, sources: dict[str, Source]) -> dict[str, Any] | None:
-    """Return the clock as a fact; of a cloud's Arm processor, whose kernel does not tell it, that of the shipped profile."""
+    """Return the clock as a fact; for a cloud's Arm processor, whose kernel does not tell it, the shipped one."""
     clock, boost = cpu_clock(root), boost_clock_hz(root)
     if clock:
         value_hz, how = clock
@@ -198,7 +202,7 @@ def measured_bandwidth(threads: int, budget_s: float = 1.0) -> float:
 
 
 def fingerprint(threads: int | None = None, root: Root = "/", nvml: Any = None) -> Machine:  # noqa: ANN401
-    """Return name, system, software, driver and threads of this machine: what a measurement must carry to be compared."""
+    """Return what a measurement must carry to be compared: name, system, software, driver and threads."""
     cores = cpu_cores(root)
     names, driver = [f"{processor(root).name}, {cores} {'core' if cores == 1 else 'cores'}"], None
     try:
@@ -213,4 +217,5 @@ def fingerprint(threads: int | None = None, root: Root = "/", nvml: Any = None) 
             software[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Machine(name=" + ".join(names), system=platform.platform(), software=software, threads=threads, driver=driver)
+    name, system = " + ".join(names), platform.platform()
+    return Machine(name=name, system=system, software=software, threads=threads, driver=driver)

@@ -1,6 +1,6 @@
 """What the processor is and how much of it this process may use, read from files.
 
-Every function takes `root`, the folder that stands for `/`, so that a recorded tree can be read like the machine itself.
+Every function takes `root`, the folder that stands for `/`, so that a recorded tree reads like the machine itself.
 Without `/proc/cpuinfo` (macOS, Windows) the answers come from `sysctl` and psutil, or are unknown: `None` or empty.
 """
 
@@ -34,6 +34,12 @@ _INTEL_MODELS = {
     79: "broadwell", 85: "skylake-sp", 106: "ice-lake-sp", 108: "ice-lake-sp", 143: "sapphire-rapids",
     207: "emerald-rapids", 173: "granite-rapids", 174: "granite-rapids",
 }  # fmt: skip
+_NARROW = {
+    "zen4": (32.0, "AVX-512 in two passes of two 256-bit FMA units"),
+    "zen": (16.0, "AVX2 in two passes of two 128-bit FMA units"),
+    "neoverse-n2": (16.0, "SVE2, two 128-bit FMA units"),
+}
+"""Architectures whose fp32 units are narrower than their instruction set suggests."""
 _AMD_FAMILIES = {23: "zen2", 25: "zen3", 26: "zen5"}
 
 
@@ -130,15 +136,13 @@ def flop_per_cycle(cpu: Processor) -> dict[str, tuple[float, str]]:
 
 def _fp32_per_cycle(cpu: Processor) -> tuple[float, str]:
     sets = cpu.instruction_sets
+    if cpu.architecture in _NARROW:
+        return _NARROW[cpu.architecture]
     if "avx512" in sets:
-        if cpu.architecture == "zen4":
-            return 32.0, "AVX-512 in two passes of two 256-bit FMA units"
         return 64.0, "two 512-bit FMA units; parts with one of them reach half"
     if "avx2" in sets:
-        if cpu.architecture == "zen":
-            return 16.0, "AVX2 in two passes of two 128-bit FMA units"
         return 32.0, "two 256-bit FMA units"
-    if cpu.arm and "sve" in sets and cpu.architecture != "neoverse-n2":
+    if "sve" in sets:
         return 32.0, "SVE, two 256-bit or four 128-bit FMA units"
     if cpu.arm:
         return 16.0, "two 128-bit FMA units; cores with four reach twice as much"
@@ -183,7 +187,7 @@ def cpu_quota(root: Root = "/") -> float:
         words = (_text(folder, "cpu.max") or "").split()
         if not words:
             words = [_text(folder, name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-        granted, period = (_number(word) for word in (words + [""])[:2])
+        granted, period = (_number(word) for word in [*words, ""][:2])
         if granted and period and granted > 0:
             quota = min(quota, granted / period)
     return quota

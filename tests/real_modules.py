@@ -36,9 +36,11 @@ def transformer(config: dict[str, Any], head: str) -> Any:
     real = transformers.AutoConfig.for_model(config["model_type"], attn_implementation="eager", **fields)
     real._experts_implementation = "batched_mm"
     real.pad_token_id = 0 if head == "classification" else real.pad_token_id
-    pooled = config["model_type"] in {"bert", "camembert", "roberta", "xlm-roberta"}
+    bare = head == "none" and config["model_type"] in {"bert", "camembert", "roberta", "xlm-roberta"}
     with torch.device("meta"):
-        return _BUILDERS[head].from_config(real, **({"add_pooling_layer": False} if pooled and head == "none" else {}))
+        module = _BUILDERS[head].from_config(real, **({"add_pooling_layer": False} if bare else {}))
+    module.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None  # it would look at token values
+    return module
 
 
 def tokens(batch: int, length: int) -> Any:

@@ -1,4 +1,4 @@
-"""What FlopCounterMode counts as 0 though it is work: the FLOP stated here are hand counts, each with its derivation."""
+"""What FlopCounterMode counts as 0 though it is work: the FLOP here are hand counts, each with its derivation."""
 
 from __future__ import annotations
 

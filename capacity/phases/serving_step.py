@@ -95,7 +95,7 @@ def generation(stage: GenerateStage, requests: Amount, context: Context) -> tupl
     """Return the operations of reading the prompts, and of writing every output token at the mean context length."""
     model = architecture(_transformer(context, stage.model))
     prompt, fusion = context.scenario.tokens(stage.prompt_tokens), context.scenario.engine
-    prefill = transformer.encode(model, requests, prompt, stage.dtype, fusion)
+    prefill = transformer.prefill(model, requests, prompt, stage.dtype, fusion)
     step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, stage.dtype, fusion)
     exchange = _exchange(model.layer, model.layers, requests * prompt, stage.dtype, context)
     step_exchange = _exchange(model.layer, model.layers, requests, stage.dtype, context)

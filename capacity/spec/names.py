@@ -49,7 +49,8 @@ def hardware_id(name: str) -> str:
     'xeon-8480plus'
     """
     known = catalogue("hardware_profiles")
-    folded = "-".join(_NOISE.sub(" ", _NOISE.sub(" ", name).strip()).casefold().split())
+    bare = _NOISE.sub(" ", name).strip()  # the vendor stands bare only once its (R) is gone: hence twice
+    folded = "-".join(_NOISE.sub(" ", bare).casefold().split())
     for candidate in (name, _ALIASES.get(folded, folded)):
         if candidate in known:
             return candidate

@@ -11,7 +11,7 @@ from capacity.errors import CapacityError
 from capacity.spec.calibration import Composition, Efficiency
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis, Estimate, total, weakest
-from capacity.timing.roofline import Roof, seconds
+from capacity.timing.roofline import Roof, executed_flop, seconds
 from capacity.work.operations import Amount, Collective, Operation
 
 FALLBACK_OPERATION = {
@@ -82,6 +82,20 @@ class Device:
             errors = {}  # judged on whole models of this very device: their scatter replaces the kernels'
         errors[f"{mode} step on {self.hardware.id}"] = composition.log_sigma
         return Estimate(value, errors, weakest([kernels.basis, composition.basis]))
+
+    def bound(self, operations: Iterable[Operation]) -> str:
+        """Return what takes most of the time of `operations`: compute, memory bandwidth, the link, or launches."""
+        spent: dict[str, float] = {}
+        for operation in operations:
+            efficiency, _ = self._efficiency(operation.operation, operation.dtype)
+            roof = self._roof(operation, efficiency)
+            traffic_s = float(operation.moved_bytes / roof.bytes_per_s)
+            compute_s = float(executed_flop(operation, roof.softmax_columns) / roof.flop_per_s)
+            memory = "interconnect" if isinstance(operation, Collective) else "memory bandwidth"
+            limits = {"compute": compute_s, memory: traffic_s, "kernel launches": roof.t0_s}
+            limit = max(limits, key=lambda name: limits[name])
+            spent[limit] = spent.get(limit, 0.0) + float(self.time(operation).value)
+        return max(spent, key=lambda name: spent[name])
 
     def _efficiency(self, operation: str, dtype: str) -> tuple[Efficiency, bool]:
         """Return the efficiency of a class, and whether another class or dtype stands in for it."""

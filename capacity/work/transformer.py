@@ -7,6 +7,7 @@ products are the same either way.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,16 @@ class Pass:
 
 
 def encode(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "eager") -> tuple[Operation, ...]:
-    """Return the operations of a forward pass over whole sequences, as an encoder or a cross-encoder runs it."""
+    """Return the operations of a forward pass over whole sequences, as an encoder or a cross-encoder runs it.
+
+    A language model used as an encoder is pooled over its hidden states: its vocabulary projection is not run.
+    """
+    body = dataclasses.replace(model, head="none") if model.head == "language-model" else model
+    return prefill(body, batch, tokens, dtype, fusion)
+
+
+def prefill(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "fused") -> tuple[Operation, ...]:
+    """Return the operations that read `batch` prompts of `tokens` tokens, the last position projected."""
     phase: Phase = "prefill" if model.layer.causal else "encoder"
     return forward(model, Pass(batch=batch, query=tokens, keys=tokens, dtype=dtype, phase=phase, fusion=fusion))
 

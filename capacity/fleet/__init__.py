@@ -1,0 +1,1 @@
+"""Fleet: how many devices, from queueing theory and a search."""

@@ -1,0 +1,169 @@
+"""The answer as data: what each hardware option needs, what it costs, what it misses. Frozen records, no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from capacity.timing.band import Basis, Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A constraint that an option misses: by how much, and the best it can do."""
+
+    where: str
+    """Pool, job or the whole option."""
+    constraint: str
+    needed: float
+    allowed: float
+    dimension: str
+    """Dimension of both numbers, a key of `capacity.units.DIMENSIONS`."""
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage of the pipeline for one batch."""
+
+    name: str
+    task: str
+    pool: str
+    time: Estimate
+    """Time of one batch [s]."""
+    flop: float
+    moved_bytes: float
+    bound: str
+    """What limits it: compute, memory bandwidth, launches, or the host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """Replicas that run some stages together."""
+
+    name: str
+    replicas: int
+    """Replicas that carry the peak with headroom, without spares."""
+    spare_replicas: int
+    replicas_p10: int | None
+    replicas_p90: int | None
+    """Replicas if the step time were at its P10 or P90; None where the objective would then be missed."""
+    devices_per_replica: int
+    batch: int
+    service: Estimate
+    """Time of one batch through the pool [s]."""
+    forming_s: float
+    wait_p50_s: float
+    wait_p99_s: float
+    utilization: float
+    memory_bytes: Mapping[str, float]
+    memory_available_bytes: float | None
+
+    @property
+    def devices(self) -> int:
+        """Devices to pay for, spares included."""
+        return (self.replicas + self.spare_replicas) * self.devices_per_replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """A recurring training or batch job."""
+
+    name: str
+    kind: str
+    devices: int
+    duration: Estimate
+    """Wall time of one occasion [s]."""
+    every_s: float
+    deadline_s: float
+    device_hours_per_month: Estimate
+    memory_bytes: Mapping[str, float]
+    memory_available_bytes: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLine:
+    """One line of the monthly bill. `usd` is None when a price is missing: the line stays visible and says so."""
+
+    group: str
+    name: str
+    quantity: float
+    unit: str
+    unit_price_usd: float | None
+    usd: float | None
+    """USD per month."""
+    p10_usd: float | None
+    p90_usd: float | None
+    basis: Basis
+    formula: str
+    source: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """All lines of one option and their sum, USD per month."""
+
+    lines: tuple[CostLine, ...]
+    usd: float
+    p10_usd: float
+    p90_usd: float
+    missing: tuple[str, ...]
+    """Names of lines without a price: the sum leaves them out."""
+    usd_per_thousand_requests: float
+    energy_kwh: float | None
+    carbon_kg: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """The scenario on one hardware."""
+
+    hardware: str
+    name: str
+    engine: str
+    origin: str
+    """Which calibration the times come from."""
+    basis: Basis
+    stages: tuple[StagePlan, ...]
+    pools: tuple[PoolPlan, ...]
+    jobs: tuple[JobPlan, ...]
+    violations: tuple[Violation, ...]
+    latency_median_s: float | None
+    latency_quantile_s: float | None
+    """End-to-end latency at peak at the objective's percentile."""
+    latency_quantile_p90_s: float | None
+    """The same if the step time were at its P90, with the same fleet; infinite when it would saturate."""
+    bound: str
+    cost: Cost | None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether nothing is missed."""
+        return not self.violations
+
+    @property
+    def devices(self) -> int:
+        """Serving devices, spares included."""
+        return sum(pool.devices for pool in self.pools)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Every option, best first: feasible and priced by cost, then feasible without a price, then infeasible."""
+
+    scenario: str
+    title: str
+    changes: tuple[str, ...]
+    """Overrides and settings that were applied."""
+    peak_rate: float
+    objective_percentile: str
+    objective_latency_s: float
+    date: str
+    options: tuple[Option, ...]
+
+    @property
+    def best(self) -> Option | None:
+        """The cheapest feasible option, or None."""
+        return self.options[0] if self.options and self.options[0].feasible else None

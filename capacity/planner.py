@@ -1,0 +1,164 @@
+"""From a scenario to a plan: each candidate device timed, sized, filled with jobs, priced, and ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from capacity import catalogue
+from capacity.errors import CapacityError
+from capacity.money import ownership
+from capacity.phases import batch, training
+from capacity.plan import JobPlan, Option, Plan, StagePlan, Violation
+from capacity.fleet.pools import PoolResult, plan_pools
+from capacity.spec.calibration import Calibration, Shared
+from capacity.spec.hardware import Hardware
+from capacity.spec.model import Model
+from capacity.spec.prices import Rates
+from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
+from capacity.timing import transfer
+from capacity.timing.band import Estimate, weakest
+from capacity.timing.device import Device
+
+MONTH_S = 730 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything a plan depends on besides the scenario; loaded once, reused for every slider."""
+
+    calibrations: Sequence[tuple[Calibration, Hardware]]
+    shared: Shared
+    models: Mapping[str, Model]
+    rates: Rates
+    today: date
+
+
+def inputs(scenario: Scenario, calibration_files: Sequence[str] = (), today: date | None = None) -> Inputs:
+    """Load what `scenario` refers to. Unknown models, calibrations or rates raise with the nearest known name."""
+    named = [getattr(part, "model", None) for part in (*scenario.serving.stages, *scenario.training, *scenario.batch)]
+    return Inputs(
+        calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
+        models={name: catalogue.model(name) for name in dict.fromkeys(named) if name},
+        rates=catalogue.rates(scenario.pricing.rates), today=today or date.today(),
+    )  # fmt: skip
+
+
+def plan(
+    scenario: Scenario, given: Inputs, hardware: Sequence[str] | None = None, changes: Sequence[str] = ()
+) -> Plan:
+    """Return the plan of `scenario` on each of `hardware` (by default the scenario's own candidates)."""
+    options = [option(scenario, profile(name, given), given) for name in dict.fromkeys(hardware or scenario.hardware)]
+    return Plan(
+        scenario=scenario.id, title=scenario.title, changes=tuple(changes), peak_rate=scenario.traffic.peak_rate,
+        objective_percentile=scenario.objective.percentile, objective_latency_s=scenario.objective.latency,
+        date=given.today.isoformat(), options=tuple(sorted(options, key=_rank)),
+    )  # fmt: skip
+
+
+def profile(name: str, given: Inputs) -> Hardware:
+    """Return a hardware profile by name: one that a given calibration brings along, or one of the catalogue."""
+    brought = {p.id: p for c, p in given.calibrations if c.profile is not None}
+    return brought.get(name) or catalogue.hardware(name)
+
+
+def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
+    """Return what `scenario` needs on one device, or which constraints it misses there."""
+    device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
+    try:
+        pools = plan_pools(scenario, device, given.models)
+        jobs, job_violations = _jobs(scenario, device, given.models)
+    except CapacityError as error:
+        return _refused(hardware, device, str(error))
+    violations = (*pools.violations, *job_violations)
+    cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
+    bases = [stage.time.basis for stage in pools.stages] + [job.duration.basis for job in jobs]
+    return Option(
+        hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=weakest(bases),
+        stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,
+        latency_median_s=pools.median_s, latency_quantile_s=pools.quantile_s,
+        latency_quantile_p90_s=pools.quantile_p90_s, bound=_bound(pools), cost=cost,
+    )  # fmt: skip
+
+
+def _refused(hardware: Hardware, device: Device, reason: str) -> Option:
+    nothing = Violation(where=hardware.id, constraint=reason, needed=float("nan"), allowed=float("nan"), dimension="count")
+    return Option(
+        hardware=hardware.id, name=hardware.name, engine=device.engine, origin=device.origin, basis="assumed", stages=(),
+        pools=(), jobs=(), violations=(nothing,), latency_median_s=None, latency_quantile_s=None,
+        latency_quantile_p90_s=None, bound="unknown", cost=None,
+    )  # fmt: skip
+
+
+def _bound(pools: PoolResult) -> str:
+    """Return what limits the stage that takes longest."""
+    longest = max(pools.stages, key=_time, default=None)
+    return longest.bound if longest else "unknown"
+
+
+def _time(stage: StagePlan) -> float:
+    return float(stage.time.value)
+
+
+def _rank(item: Option) -> tuple[int, float]:
+    if not item.feasible:
+        return 2, len(item.violations)
+    if item.cost is None or any(line.group == "devices" and line.usd is None for line in item.cost.lines):
+        return 1, item.devices
+    return 0, item.cost.usd
+
+
+def _jobs(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> tuple[list[JobPlan], list[Violation]]:
+    jobs: list[JobPlan] = []
+    violations: list[Violation] = []
+    for job in scenario.training:
+        jobs.append(_training(job, scenario, device, models))
+    for work in scenario.batch:
+        jobs.append(_batch(work, scenario, device, models))
+    for item in jobs:
+        violations += _misses(item)
+    return jobs, violations
+
+
+def _training(job: TrainingJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:
+    run = training.fewest_devices(job, models[job.model], scenario, device)
+    return _job(job, "training", run.devices, run.duration, run.memory_bytes, device.hardware, run.duration.scaled(run.devices))
+
+
+def _batch(job: BatchJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:
+    run = batch.fewest_devices(job, models[job.model] if job.model else None, scenario, device)
+    return _job(job, f"batch {job.task}", run.devices, run.duration, run.memory_bytes, device.hardware, run.device_time)
+
+
+def _job(
+    job: TrainingJob | BatchJob, kind: str, devices: int, duration: Estimate, parts: Mapping[str, float],
+    hardware: Hardware, device_time: Estimate,
+) -> JobPlan:  # fmt: skip
+    fit = training.fits(parts, hardware)
+    return JobPlan(
+        name=job.name, kind=kind, devices=devices, duration=duration, every_s=job.every,
+        deadline_s=job.deadline or job.every, device_hours_per_month=device_time.scaled(MONTH_S / job.every / 3600),
+        memory_bytes=parts, memory_available_bytes=fit[1] if fit else None,
+    )  # fmt: skip
+
+
+def _misses(job: JobPlan) -> list[Violation]:
+    found = []
+    needed = sum(job.memory_bytes.values())
+    if job.memory_available_bytes is not None and needed > job.memory_available_bytes:
+        found.append(
+            Violation(
+                where=job.name, constraint="memory of one device", needed=needed, allowed=job.memory_available_bytes,
+                dimension="bytes", advice="a smaller batch, a narrower dtype, or a larger device",
+            )  # fmt: skip
+        )
+    if float(job.duration.value) > job.deadline_s:
+        found.append(
+            Violation(
+                where=job.name, constraint=f"deadline with {job.devices} devices (max_devices)",
+                needed=float(job.duration.value), allowed=job.deadline_s, dimension="seconds",
+                advice="more max_devices, or a longer deadline",
+            )  # fmt: skip
+        )
+    return found

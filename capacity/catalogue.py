@@ -14,6 +14,9 @@ from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Domain, Scenario
 
+SHIPPED = "hardware_profiles/calibrations"
+"""Folder of the calibrations that come with the product; a user's own lie in ./calibrations."""
+
 
 def hardware(name: str) -> Hardware:
     """Return the hardware profile called `name`, or in the file `name`."""
@@ -88,18 +91,21 @@ def rates(name: str) -> Rates:
     return documents.validated(documents.read(documents.find("prices", name)), Rates)
 
 
-def calibration(name: str) -> Calibration:
-    """Return the calibration called `name`, or in the file `name`."""
-    return documents.validated(documents.read(documents.find("hardware_profiles/calibrations", name)), Calibration)
-
-
 def shared() -> Shared:
     """Return what holds for all devices until somebody measures."""
-    return documents.validated(documents.read(documents.find("hardware_profiles/calibrations", "shared")), Shared)
+    return documents.validated(documents.read(documents.find(SHIPPED, "shared")), Shared)
 
 
 def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]]:
-    """Return every calibration with the profile it belongs to: those in the files `extra` first, then the catalogue's."""
-    names = [name for name in documents.catalogue("hardware_profiles/calibrations") if name != "shared"]
-    found = [calibration(name) for name in (*extra, *names)]
-    return [(item, item.profile or hardware(item.hardware)) for item in found]
+    """Return every calibration with the profile it belongs to: the files `extra`, those of ./calibrations, the shipped.
+
+    An earlier calibration of the same hardware and engine hides the later ones.
+    """
+    paths = [Path(name) if "/" in name or name.endswith(".yaml") else documents.find(SHIPPED, name) for name in extra]
+    for kind in ("calibrations", SHIPPED):
+        paths += [path for name, path in documents.catalogue(kind).items() if name != "shared"]
+    found: dict[tuple[str, str], Calibration] = {}
+    for path in paths:
+        item = documents.validated(documents.read(path), Calibration)
+        found.setdefault((item.hardware, item.engine), item)
+    return [(item, item.profile or hardware(item.hardware)) for item in found.values()]

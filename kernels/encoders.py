@@ -93,7 +93,7 @@ def encoder_case(shape: EncoderShape, backend: Backend) -> Case:
 
         return run
 
-    return Case(shape.name, shape.operations(), build, whole_model=True)
+    return Case(shape.name, shape.operations(), build, "inference")
 
 
 def fine_tuning_case(shape: EncoderShape, backend: Backend) -> Case:
@@ -116,4 +116,4 @@ def fine_tuning_case(shape: EncoderShape, backend: Backend) -> Case:
     architecture = transformer(shape.config(), head=HEADS.get(shape.model_type, "none"))
     step = work.training_step(architecture, shape.batch, shape.tokens, "fp32")
     operations = step + optimizer_step(architecture.parameters, "adamw")
-    return Case(f"fine-tune {shape.name}", operations, build, whole_model=True)
+    return Case(f"fine-tune {shape.name}", operations, build, "training")

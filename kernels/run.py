@@ -117,8 +117,8 @@ def _batches(cases: Iterable[Case]) -> Iterator[list[Case]]:
     """Yield cases that run together: whole models by fours, since each holds its weights in memory."""
     batch: list[Case] = []
     for case in cases:
-        full = len(batch) >= (4 if case.whole_model else BATCH)
-        if batch and (full or batch[0].whole_model != case.whole_model):
+        full = len(batch) >= (4 if case.mode else BATCH)
+        if batch and (full or batch[0].mode != case.mode):
             yield batch
             batch = []
         batch.append(case)

@@ -27,6 +27,7 @@ LEAST_CLEAN = 4
 STABLE = 0.05
 """A median is stable when half its 90 % bootstrap interval is at most this share of it."""
 Run = Callable[[], object]
+Mode = Literal["inference", "training"]
 
 
 class Clock(Protocol):
@@ -54,8 +55,8 @@ class Case:
     name: str
     operations: tuple[Operation, ...]
     build: Callable[[], Run]
-    whole_model: bool = False
-    """Whole models check the sum of their operations; they take no part in the fit of single ones."""
+    mode: Mode | None = None
+    """Set for whole models: they check the sum of their operations and take no part in the fit of single ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,14 +151,15 @@ class Measurement:
     name: str
     operations: tuple[Operation, ...]
     seconds: float
-    whole_model: bool = False
+    mode: Literal["inference", "training"] | None = None
+    """Set for whole models, which judge sums and take no part in the fit of single operations."""
 
 
 def grouped(measurements: Sequence[Measurement]) -> dict[tuple[str, str], Rows]:
     """Return the single operations among `measurements`, one `Rows` for each class and dtype."""
     found: dict[tuple[str, str], tuple[list[Operation], list[Array]]] = {}
     for item in measurements:
-        if not item.whole_model:
+        if item.mode is None:
             operation = item.operations[0]
             operations, times = found.setdefault((operation.operation, operation.dtype), ([], []))
             operations.append(operation)

@@ -12,7 +12,8 @@ from capacity.errors import CapacityError, InputError
 from capacity.spec.calibration import Calibration, Composition, Efficiency, Machine, Power, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing import calibrate, transfer
-from capacity.timing.calibrate import LEAST_ROWS, Measurement
+from capacity.timing.calibrate import LEAST_ROWS
+from capacity.work.measurement import Measurement
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from capacity.errors import InputError, Problem
-from kernels import suite
+from capacity.spec.calibration import Power
+from capacity.work.measurement import Measurement
+from kernels.power import measured_power, monitor_for
 from kernels.timing import METHOD_VERSION, Case, Clock, Effort, Run, Timing, measured
 from kernels.torch_backend import Backend
 
@@ -84,12 +87,11 @@ class Samples:
         return {name: dataclasses.replace(timing, quiet_s=quiet) for name, timing in self.timings.items()}
 
 
-def calibration_cases(backend: Backend, plan: Plan, samples: Samples, progress: Progress) -> list[Case]:
-    """Time every case of the suite that `samples` lacks, then the unsettled ones again. Return all cases.
+def time_suite(cases: Sequence[Case], backend: Backend, plan: Plan, samples: Samples, progress: Progress) -> None:
+    """Time every case that `samples` lacks, then the unsettled ones again while time is left.
 
     KeyboardInterrupt passes through: what was measured is already in `samples`.
     """
-    cases = list(suite.cases(backend, quick=plan.quick))
     clock, reference = backend.clock(), backend.reference()
     deadline = time.monotonic() + plan.limit_s
     missing = [case for case in cases if case.name not in samples.timings]
@@ -103,7 +105,23 @@ def calibration_cases(backend: Backend, plan: Plan, samples: Samples, progress: 
     for timing in _timed(unsettled, reference, clock, plan, deadline):
         samples.add(timing)
         progress(done, len(cases), f"again: {timing.name}")
-    return cases
+
+
+def measurements(cases: Sequence[Case], samples: Samples) -> list[Measurement]:
+    """Return what the samples say of each case: its operations and the median seconds of one run of them."""
+    judged = samples.judged()
+    return [
+        Measurement(case.name, case.operations, judged[case.name].median_s, case.mode)
+        for case in cases
+        if case.name in judged
+    ]
+
+
+def power(backend: Backend) -> Power | Literal["not measured"]:
+    """Return the board's power under a busy product, or "not measured" where no counter can be read."""
+    left, right = backend.random(1024, 1024), backend.random(1024, 1024)
+    reading = measured_power(monitor_for(backend.device), lambda: left @ right)
+    return reading if isinstance(reading, Power) else "not measured"
 
 
 def _timed(cases: Sequence[Case], reference: Run, clock: Clock, plan: Plan, deadline: float) -> Iterator[Timing]:

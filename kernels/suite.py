@@ -7,7 +7,7 @@ are those of the shipped scenarios, at sizes that fit in a small machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from capacity.work.operations import Attention, StreamKind
 from kernels.encoders import EncoderShape, encoder_case, fine_tuning_case
@@ -36,6 +36,7 @@ MORE_ATTENTION = (
 )
 STREAMS: tuple[StreamKind, ...] = ("norm", "activation", "add", "softmax", "copy")
 STREAM_SHAPES = ((32, 768), (128, 512), (512, 768), (512, 3072), (1024, 1024), (2048, 1536))
+DECODES = ((1, 256), (2, 128), (8, 512), (4, 1024), (16, 256))  # sequences, cached positions
 LSTMS = ((1, 50, 128, 256), (4, 20, 256, 512), (16, 50, 256, 512), (64, 20, 128, 128), (128, 50, 256, 256), (32, 10, 512, 512))
 EMBEDDING_BAGS = (  # bags, rows pooled in each, width, rows of the table
     (256, 1, 256, 100_000), (4096, 1, 768, 100_000), (1024, 20, 128, 200_000), (128, 50, 64, 1_000_000), (16, 1, 128, 1_000_000),
@@ -54,33 +55,39 @@ FINE_TUNING = (("bert", 2, 768, 12, 3072, 4, 128), ("bert", 4, 384, 12, 1536, 8,
 def cases(backend: Backend, *, quick: bool) -> Iterator[Case]:
     """Return every case of a run, in the order of worth: what is measured first is what a cut-short run keeps."""
     for dtype in backend.matrix_dtypes():
-        for m, n, k in QUICK_PRODUCTS + (() if quick else MORE_PRODUCTS):
+        for m, n, k in QUICK_PRODUCTS:
             yield gemm_case(m, n, k, dtype, backend)
-        yield from _attention(backend, dtype, quick=quick)
+        yield from _attention(ATTENTION, backend, dtype)
         for kind in STREAMS:
-            for rows, width in STREAM_SHAPES[: 4 if quick else 6]:
+            for rows, width in STREAM_SHAPES[: 3 if quick else 6]:
                 yield streaming_case(kind, rows, width, dtype, backend)
-    yield from recommender_cases(backend, quick=quick)
     yield from whole_models(backend, quick=quick)
+    yield from recommender_cases(backend, quick=quick)
+    if not quick:
+        for dtype in backend.matrix_dtypes():
+            for m, n, k in MORE_PRODUCTS:
+                yield gemm_case(m, n, k, dtype, backend)
+            yield from _attention(MORE_ATTENTION, backend, dtype)
 
 
-def _attention(backend: Backend, dtype: str, *, quick: bool) -> Iterator[Case]:
-    for batch, heads, tokens, head_dim in ATTENTION + (() if quick else MORE_ATTENTION):
+def _attention(shapes: Sequence[tuple[int, int, int, int]], backend: Backend, dtype: str) -> Iterator[Case]:
+    for batch, heads, tokens, head_dim in shapes:
         for causal in (False, True) if tokens >= 64 else (False,):
             operation = Attention(
                 batch=batch, heads=heads, kv_heads=heads, query=tokens, keys=tokens, head_dim=head_dim, dtype=dtype,
                 causal=causal, phase="prefill" if causal else "encoder",
             )  # fmt: skip
             yield attention_case(operation, backend)
-    for batch, context in ((1, 256), (2, 128), (8, 512), (4, 1024), (16, 256)):
-        yield attention_case(
-            Attention(batch=batch, heads=8, kv_heads=8, query=1, keys=context, head_dim=64, dtype=dtype, phase="decode"),
-            backend,
-        )
 
 
 def recommender_cases(backend: Backend, *, quick: bool) -> Iterator[Case]:
-    """Return scoring, look-ups, solves and recurrent layers: what recommenders do besides encoders."""
+    """Return decoding, scoring, look-ups, solves and recurrent layers: what recommenders do besides encoding."""
+    for dtype in backend.matrix_dtypes():
+        for batch, context in DECODES:
+            decode = Attention(
+                batch=batch, heads=8, kv_heads=8, query=1, keys=context, head_dim=64, dtype=dtype, phase="decode"
+            )
+            yield attention_case(decode, backend)
     for queries, vectors, width in ((1, 100_000, 128), (1, 20_000, 768), (16, 50_000, 384), (64, 20_000, 768), (8, 10_000, 256)):
         yield l2_case(queries, vectors, width, backend)
         if not quick:

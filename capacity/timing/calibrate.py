@@ -18,6 +18,7 @@ from capacity.spec.hardware import Dtype, Hardware
 from capacity.timing.band import Z90, total
 from capacity.timing.device import Device, reference_bandwidth, reference_rate
 from capacity.timing.roofline import Roof, seconds
+from capacity.work.measurement import Measurement
 from capacity.work.operations import Operation
 
 Array = NDArray[np.float64]
@@ -142,17 +143,6 @@ def _amounts(rows: Rows, name: str) -> Array:
         for operation, measured in zip(rows.operations, rows.seconds, strict=True)
     ]
     return np.concatenate(parts).astype(float)
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One timed case: its operations and the median seconds of one run of them all."""
-
-    name: str
-    operations: tuple[Operation, ...]
-    seconds: float
-    mode: Literal["inference", "training"] | None = None
-    """Set for whole models, which judge sums and take no part in the fit of single operations."""
 
 
 def grouped(measurements: Sequence[Measurement]) -> dict[tuple[str, str], Rows]:

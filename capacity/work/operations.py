@@ -141,9 +141,8 @@ class Attention:
         keys = self.keys if self.window is None else np.minimum(self.keys, self.window)
         if not self.causal or self.phase == "decode":
             return self.query * keys
-        missing = np.maximum(keys - (self.keys - self.query), 0)  # of the first query; each next one misses one fewer
-        short = np.minimum(missing, self.query)
-        return self.query * keys - (short * missing - short * (short + 1) / 2)
+        early = np.maximum(keys - (self.keys - self.query), 0)  # the first `early` queries miss early − 1, …, 1, 0 keys
+        return self.query * keys - early * (early - 1) / 2
 
     @property
     def flop(self) -> Amount:

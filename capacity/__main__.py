@@ -1,0 +1,5 @@
+"""`python -m capacity` is the CLI."""
+
+from capacity.cli import main
+
+main()

@@ -38,6 +38,8 @@ IDLE_S = 2.0
 """Length of the idle window before the work [s]."""
 BLOCK_S = 0.1
 """Work between two readings, so that reading a meter does not leave the device idle [s]."""
+MOST_CALLS = 2**14
+"""Most calls between two readings."""
 NOT_MEASURED: Literal["not measured"] = "not measured"
 
 
@@ -211,7 +213,8 @@ def _worked(monitor: PowerMonitor, run: Run, seconds: float) -> tuple[Reading, R
         for _ in range(calls):
             run()
         earlier, last = last, monitor.reading()
-        calls = 2 * calls if last.time_s - earlier.time_s < BLOCK_S else calls
+        if last.time_s - earlier.time_s < BLOCK_S:
+            calls = min(2 * calls, MOST_CALLS)
     return first, last
 
 

@@ -156,7 +156,9 @@ def test_base_clock_goes_before_boost_and_momentary_clock(tmp_path):
     assert machine.cpu_clock_hz(root) == 2.1e9
     write(root, f"{CPU.format(0)}/cpufreq/base_frequency", 2_000_000)
     assert machine.cpu_clock_hz(root) == 2e9
-    named = written(tmp_path / "named", proc__cpuinfo="model name : Xeon(R) CPU @ 2.20GHz\ncpu MHz : 2999.9\nflags : avx2")
+    named = written(
+        tmp_path / "named", proc__cpuinfo="model name : Xeon(R) CPU @ 2.20GHz\ncpu MHz : 2999.9\nflags : avx2"
+    )
     assert machine.cpu_clock_hz(named) == pytest.approx(2.2e9)
     assert machine.cpu_clock_hz(tree(tmp_path / "vm", "epyc_zen5", 1)) == pytest.approx(2596.122e6)
 
@@ -341,7 +343,9 @@ def test_what_a_card_does_not_support_stays_unknown():
     functions += ("MaxClockInfo", "MemoryBusWidth", "Architecture")
     silent = {f"nvmlDeviceGet{name}": unsupported() for name in functions}
     found = detect_gpu(0, ReplayNvml.of("t4", nvmlDeviceGetName="Card X", **silent))
-    assert [found.memory, found.power, found.cores, found.host_bandwidth, found.clock, found.memory_bandwidth] == [None] * 6
+    assert [found.memory, found.power, found.cores, found.host_bandwidth, found.clock, found.memory_bandwidth] == [
+        None
+    ] * 6
     known = detect_gpu(0, ReplayNvml.of("t4", **silent))
     assert known == catalogue.hardware("t4").model_copy(update={"sources": known.sources})
 

@@ -64,10 +64,19 @@ def test_work_runs_between_the_readings():
 
 def test_short_calls_are_grouped_so_that_reading_costs_no_idle_time():
     calls = itertools.count()
-    steps = Recording.of(readings(busy_s=7.0, step_s=0.03125))
-    power = measured_power(ReplayMonitor(steps), lambda: next(calls))
-    assert power.busy == pytest.approx(300)
-    assert next(calls) > 2**30 or True
+    clock = Clock()
+    monitor, _ = nvml_monitor(clock)
+
+    def short() -> None:
+        next(calls)
+        clock._pass(0.01, 300.0)
+
+    asked = itertools.count()
+    reading = monitor.reading
+    monitor.reading = lambda: (next(asked), reading())[1]
+    assert measured_power(monitor, short).busy == pytest.approx(300, rel=1e-3)
+    # 10 ms a call: 1, 2, 4, 8 and then 16 calls a reading, so about 6 readings a second where there were 100
+    assert next(calls) / next(asked) > 10
 
 
 @pytest.mark.parametrize("window_s", [4.99, 0, -1, float("nan")])

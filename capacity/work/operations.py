@@ -141,7 +141,7 @@ class Attention:
         keys = self.keys if self.window is None else np.minimum(self.keys, self.window)
         if not self.causal or self.phase == "decode":
             return self.query * keys
-        early = np.maximum(keys - (self.keys - self.query), 0)  # the first `early` queries miss early − 1, …, 1, 0 keys
+        early: Amount = np.maximum(keys - (self.keys - self.query), 0)  # these queries miss early − 1, …, 1, 0 keys
         return self.query * keys - early * (early - 1) / 2
 
     @property

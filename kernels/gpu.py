@@ -6,26 +6,18 @@ import datetime
 import re
 from typing import Any
 
-from capacity import catalogue, documents
+from capacity import catalogue
+from capacity.errors import UnknownNameError
 from capacity.spec.hardware import Hardware
+from capacity.spec.names import hardware_id
 from kernels.nvml import asked, driver_version, gpu_name, handle_of, session
 
 SHIPPED = {
-    "t4": "t4",
     "v100-sxm2-32gb": "v100-sxm-32gb",
     "v100-sxm2-16gb": "v100-sxm-32gb",  # the same chip and rates; the memory is the card's own
-    "v100-pcie-16gb": "v100-pcie-16gb",
-    "a10": "a10",
-    "a10g": "a10g",
-    "a30": "a30",
-    "a40": "a40",
-    "a100-pcie-40gb": "a100-pcie-40gb",
     "a100-80gb-pcie": "a100-pcie-80gb",
     "a100-sxm4-40gb": "a100-sxm-40gb",
     "a100-sxm4-80gb": "a100-sxm-80gb",
-    "l4": "l4",
-    "l40": "l40",
-    "l40s": "l40s",
     "h100-pcie": "h100-pcie-80gb",
     "h100-80gb-hbm3": "h100-sxm-80gb",
     "h100-nvl": "h100-nvl-94gb",
@@ -35,15 +27,10 @@ SHIPPED = {
     "gh200-144g-hbm3e": "gh200-144gb",
     "b200": "b200-sxm",
     "b300-sxm6-ac": "b300-sxm",
-    "gb200": "gb200",
-    "gb300": "gb300",
-    "rtx-3090": "rtx-3090",
-    "rtx-4090": "rtx-4090",
-    "rtx-5090": "rtx-5090",
     "rtx-6000-ada-generation": "rtx-6000-ada",
     "rtx-pro-6000-blackwell-server-edition": "rtx-pro-6000-server",
 }
-"""NVML's product name, plain → id of a shipped profile. Exact: a laptop's RTX 4090 is another chip."""
+"""NVML's product name, plain → profile id, where they differ. Exact: a laptop's RTX 4090 is another chip."""
 _ARCHITECTURES = {4: "pascal", 5: "volta", 6: "turing", 7: "ampere", 8: "ada", 9: "hopper", 10: "blackwell"}
 _CORES_PER_SM = {(6, 0): 64, (7, 0): 64, (7, 5): 64, (8, 0): 64, (6, 1): 128, (8, 6): 128, (8, 9): 128, (9, 0): 128}
 _CORES_PER_SM |= {(10, 0): 128, (10, 3): 128, (12, 0): 128}
@@ -68,16 +55,19 @@ def plain_name(name: str) -> str:
 
 
 def hardware_id_of(name: str) -> str | None:
-    """Return the id of the shipped profile that an NVML product name means, or None."""
-    return SHIPPED.get(plain_name(name))
+    """Return the id of the profile in the catalogue that an NVML product name means, or None."""
+    plain = plain_name(name)
+    try:
+        return hardware_id(SHIPPED.get(plain, plain))
+    except UnknownNameError:
+        return None
 
 
 def detect_gpu(index: int = 0, nvml: Any = None) -> Hardware:  # noqa: ANN401
     """Return the profile of one GPU of this machine.
 
-    A recognized name brings the shipped profile's rates, bandwidths and clock; memory, power limit, SMs and PCIe link
-    are the card's own. An unknown name, or a card cut into slices (MIG), has only what NVML tells: its rates stay
-    unknown.
+    A recognized name brings the shipped profile's rates, bandwidth and clock; memory, power limit, SMs and PCIe link
+    are the card's own. An unknown name, or a card cut into slices (MIG), has only what NVML tells: no rates.
 
     Parameters
     ----------
@@ -101,20 +91,15 @@ def detect_gpu(index: int = 0, nvml: Any = None) -> Hardware:  # noqa: ANN401
         driver = driver_version(api) or "unknown"
     source = {"citation": f"read from NVML on this machine, driver {driver}", "date": datetime.date.today().isoformat()}
     shipped = None if sliced else hardware_id_of(name)
-    if shipped and shipped in documents.catalogue("hardware_profiles"):
+    if shipped:
         return _merged(catalogue.hardware(shipped), facts, clocks, source)
-    return Hardware.model_validate(
-        {
-            "id": f"local-{plain_name(name)}"[:70] + ("-mig" if sliced else ""),
-            "name": name + (", in slices (MIG)" if sliced else ""),
-            "vendor": "NVIDIA",
-            "kind": "gpu",
-            "architecture": architecture,
-            "sources": {"detected": source},
-            **facts,
-            **clocks,
-        }
-    )
+    known = {
+        "id": f"local-{plain_name(name)}"[:70] + ("-mig" if sliced else ""),
+        "name": name + (", in slices (MIG)" if sliced else ""),
+        "architecture": architecture,
+        "sources": {"detected": source},
+    }
+    return Hardware.model_validate(known | {"vendor": "NVIDIA", "kind": "gpu"} | facts | clocks)
 
 
 def _merged(profile: Hardware, facts: dict[str, Any], clocks: dict[str, Any], source: dict[str, str]) -> Hardware:

@@ -8,12 +8,13 @@ import platform
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from capacity import catalogue, documents
+from capacity import catalogue
 from capacity.spec.calibration import Machine
 from capacity.spec.hardware import Hardware, Source
 from kernels.gpu import detect_gpu
@@ -82,34 +83,36 @@ def detect_cpu(root: Root = "/", *, measure: bool = True) -> Hardware:
         Whether to time memory copies for about a second; never when `root` is not this machine's.
     """
     cpu, cores = processor(root), cpu_cores(root)
-    today = datetime.date.today().isoformat()
-    read = "read from /proc/cpuinfo, /sys/devices/system/cpu and cgroup limits on this machine"
-    sources: dict[str, Source] = {"detected": Source(citation=read, date=today)}
+    sources = {
+        "detected": _source("read from /proc/cpuinfo, /sys/devices/system/cpu and cgroup limits on this machine")
+    }
     facts = _read_facts(root, cores)
     clock = _clock(cpu, root, sources)
     if clock:
-        facts["clock"] = clock
-        facts["dense_rates"] = _rates(cpu, cores, clock["value"])
-        formula = "derived: cores × clock × FLOP per cycle and core of the instruction sets (kernels/processor.py)"
-        sources["derived"] = Source(citation=formula, date=today)
+        facts |= {"clock": clock, "dense_rates": _rates(cpu, cores, clock["value"])}
+        sources["derived"] = _source("cores × clock × FLOP per cycle of the instruction sets (kernels/processor.py)")
     if measure and Path(root) == Path("/"):
         note = (
             f"best of several numpy.copyto of arrays beyond the caches, {cores} threads; read and written bytes count"
         )
         facts["memory_bandwidth"] = _fact(measured_bandwidth(cores), "measured", note)
-        sources["measured"] = Source(citation="timed on this machine (kernels/machine.py)", date=today)
-    return Hardware.model_validate(
-        {
-            "id": f"local-{_slug(cpu.name)}-{cores}c",
-            "name": f"{cpu.name}, {cores} {'core' if cores == 1 else 'cores'} of this machine",
-            "vendor": cpu.vendor,
-            "kind": "cpu",
-            "architecture": cpu.architecture,
-            "sources": sources,
-            "instruction_sets": sorted(cpu.instruction_sets),
-            **facts,
-        }
-    )
+        sources["measured"] = _source("timed on this machine (kernels/machine.py)")
+    known = {
+        "id": f"local-{_slug(cpu.name)}-{cores}c",
+        "name": f"{cpu.name}, {_counted(cores)} of this machine",
+        "vendor": cpu.vendor,
+        "architecture": cpu.architecture,
+        "instruction_sets": sorted(cpu.instruction_sets),
+    }
+    return Hardware.model_validate(known | {"kind": "cpu", "sources": sources} | facts)
+
+
+def _source(citation: str) -> Source:
+    return Source(citation=citation, date=datetime.date.today().isoformat())
+
+
+def _counted(cores: int) -> str:
+    return f"{cores} core" if cores == 1 else f"{cores} cores"
 
 
 def _read_facts(root: Root, cores: int) -> dict[str, Any]:
@@ -133,10 +136,8 @@ def _clock(cpu: Processor, root: Root, sources: dict[str, Source]) -> dict[str, 
         above = f"; boosts to {boost / 1e9:.4g} GHz" if boost and boost > 1.01 * value_hz else ""
         return _fact(value_hz, "detected", how + above)
     shipped = _CLOUD_CPUS.get((cpu.name, _system_vendor(root)))
-    if shipped is None or shipped not in documents.catalogue("hardware_profiles"):
-        return None
-    profile = catalogue.hardware(shipped)
-    if profile.clock is None:
+    profile = catalogue.hardware(shipped) if shipped else None
+    if profile is None or profile.clock is None:
         return None
     sources["datasheet"] = profile.sources[profile.clock.source]
     return _fact(profile.clock.value, "datasheet", f"not readable here; that of the shipped profile {shipped}")
@@ -203,14 +204,10 @@ def measured_bandwidth(threads: int, budget_s: float = 1.0) -> float:
 
 def fingerprint(threads: int | None = None, root: Root = "/", nvml: Any = None) -> Machine:  # noqa: ANN401
     """Return what a measurement must carry to be compared: name, system, software, driver and threads."""
-    cores = cpu_cores(root)
-    names, driver = [f"{processor(root).name}, {cores} {'core' if cores == 1 else 'cores'}"], None
-    try:
-        with session(nvml) as api:
-            driver = driver_version(api)
-            names += [gpu_name(api, handle_of(api, index)) for index in range(gpu_count(api))]
-    except NvmlUnavailableError:
-        driver = None
+    names, driver = [f"{processor(root).name}, {_counted(cpu_cores(root))}"], None
+    with suppress(NvmlUnavailableError), session(nvml) as api:
+        driver = driver_version(api)
+        names += [gpu_name(api, handle_of(api, index)) for index in range(gpu_count(api))]
     software = {"python": platform.python_version()}
     for package in SOFTWARE:
         try:

@@ -27,18 +27,18 @@ class ReplayNvml:
         """Return the replay of `tests/recordings/nvml_<card>.json`, one file a card."""
         return cls(*(json.loads((RECORDINGS / f"nvml_{card}.json").read_text()) for card in cards), **overrides)
 
-    def nvmlInit(self) -> None:
+    def nvmlInit(self) -> None:  # noqa: N802  (NVML's own names)
         if not self._recordings:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
         self.sessions += 1
 
-    def nvmlShutdown(self) -> None:
+    def nvmlShutdown(self) -> None:  # noqa: N802
         self.sessions -= 1
 
-    def nvmlDeviceGetCount(self) -> int:
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self._recordings)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
         if not 0 <= index < len(self._recordings):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return index

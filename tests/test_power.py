@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from replay_nvml import ReplayNvml, lost, unsupported
 
 from capacity.errors import CapacityError
 from capacity.spec.calibration import Power
@@ -18,7 +19,6 @@ from kernels.power import (
     measured_power,
     monitor_for,
 )
-from tests.replay_nvml import ReplayNvml, lost, unsupported
 
 NOTHING = lambda: None  # noqa: E731
 ENERGY, POWER = "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"

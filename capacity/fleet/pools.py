@@ -50,11 +50,15 @@ class _Pool:
         return any(isinstance(stage, GenerateStage) for stage in self.stages)
 
     def parts(self, requests: int) -> dict[str, float]:
-        """Memory of one device by component; weights of different stages add, equal names too [byte]."""
+        """Memory of one device by component; parts of different stages add, one model's weights count once [byte]."""
         found: dict[str, float] = {}
+        loaded: set[tuple[str, str]] = set()
         for stage in self.stages:
+            model = (getattr(stage, "model", ""), stage.dtype)
             for name, size in serving_step.memory_parts(stage, requests, self.context).items():
-                found[name] = found.get(name, 0.0) + float(size)
+                shared = name == "weights" and model in loaded
+                found[name] = found.get(name, 0.0) + (0.0 if shared else float(size))
+            loaded.add(model)
         return found
 
     def service(self, requests: int, device: Device) -> Estimate:
@@ -71,10 +75,18 @@ def plan_pools(scenario: Scenario, device: Device, models: Mapping[str, Model]) 
         rate=scenario.traffic.peak_rate, headroom=scenario.resilience.headroom, latency_s=scenario.objective.latency,
         quantile=scenario.objective.quantile, max_wait_s=scenario.serving.max_wait,
     )  # fmt: skip
-    found = _cheapest(pools, scenario, device, demand)
+    trials = _trials(pools, device)
+    found = _cheapest(pools, trials, scenario, demand)
     if isinstance(found, Miss):
-        return PoolResult(stages=_stages(pools, device, {}), pools=(), violations=(_latency_violation(found, pools, device),))
-    return _result(pools, device, demand, found, scenario)
+        violation = _latency_violation(found, pools, device)
+        return PoolResult(stages=_stages(pools, device, {}), pools=(), violations=(violation,))
+    at = {shift: _cheapest(pools, trials, scenario, demand, shift) for shift in (-Z10, Z10)}
+    slow = min(_at(pools, trial, scenario, demand, found.fleet).quantile_s for trial in trials)  # batches grow by themselves
+    return PoolResult(
+        stages=_stages(pools, device, found.trial.batches), violations=(), median_s=found.fleet.median_s,
+        pools=tuple(_plan(pool, found, at, scenario) for pool in pools), quantile_s=found.fleet.quantile_s,
+        quantile_p90_s=slow,
+    )  # fmt: skip
 
 
 def _fitted(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> tuple[list[_Pool], list[Violation]]:
@@ -121,9 +133,27 @@ def _batches(most: int) -> list[int]:
     return [2**power for power in range(int(math.log2(most)) + 1)] + ([most] if most & (most - 1) else [])
 
 
-def _load(pool: _Pool, requests: int, service: Estimate, scenario: Scenario, shift: float = 0.0) -> PoolLoad:
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One batch size for every pool, and the time of such a batch."""
+
+    batches: Mapping[str, int]
+    services: Mapping[str, Estimate]
+
+
+def _trials(pools: Sequence[_Pool], device: Device) -> list[_Trial]:
+    """Return the batch sizes to try, smallest first; a pool stays at the largest batch that fits it."""
+    trials = []
+    for level in _batches(max(pool.largest_batch for pool in pools)):
+        batches = {pool.name: min(level, pool.largest_batch) for pool in pools}
+        trials.append(_Trial(batches, {pool.name: pool.service(batches[pool.name], device) for pool in pools}))
+    return trials
+
+
+def _load(pool: _Pool, trial: _Trial, scenario: Scenario, shift: float = 0.0) -> PoolLoad:
     """Return the pool's load with its step time moved by `shift` standard deviations."""
     variation = scenario.resilience.service_variation
+    requests, service = trial.batches[pool.name], trial.services[pool.name]
     return PoolLoad(
         name=pool.name, mode="slots" if pool.slots else "batches", batch=requests,
         service_s=float(service.value) * math.exp(shift * float(service.log_sigma)),
@@ -134,27 +164,26 @@ def _load(pool: _Pool, requests: int, service: Estimate, scenario: Scenario, shi
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    batches: Mapping[str, int]
-    services: Mapping[str, Estimate]
+    trial: _Trial
     fleet: Fleet
     devices: int
 
 
-def _cheapest(pools: Sequence[_Pool], scenario: Scenario, device: Device, demand: Demand) -> _Choice | Miss:
-    """Return the batch sizes with the fewest devices; on a tie the lower latency."""
+def _cheapest(
+    pools: Sequence[_Pool], trials: Sequence[_Trial], scenario: Scenario, demand: Demand, shift: float = 0.0
+) -> _Choice | Miss:
+    """Return the trial with the fewest devices, its step time moved by `shift`; on a tie the lower latency."""
     best: _Choice | None = None
     first_miss: Miss | None = None
-    for level in _batches(max(pool.largest_batch for pool in pools)):
-        batches = {pool.name: min(level, pool.largest_batch) for pool in pools}
-        services = {pool.name: pool.service(batches[pool.name], device) for pool in pools}
-        loads = [_load(pool, batches[pool.name], services[pool.name], scenario) for pool in pools]
+    for trial in trials:
+        loads = [_load(pool, trial, scenario, shift) for pool in pools]
         found = sized(loads, demand)
         if isinstance(found, Miss):
             first_miss = first_miss or found
             continue
         devices = found.devices(loads)
         if best is None or (devices, found.quantile_s) < (best.devices, best.fleet.quantile_s):
-            best = _Choice(batches, services, found, devices)
+            best = _Choice(trial, found, devices)
     return best or first_miss or Miss("any batch size", float("inf"), demand.latency_s)
 
 
@@ -166,31 +195,21 @@ def _latency_violation(miss: Miss, pools: Sequence[_Pool], device: Device) -> Vi
     )  # fmt: skip
 
 
-def _result(pools: Sequence[_Pool], device: Device, demand: Demand, choice: _Choice, scenario: Scenario) -> PoolResult:
-    at = {}
-    for shift in (-Z10, Z10):
-        loads = [_load(pool, choice.batches[pool.name], choice.services[pool.name], scenario, shift) for pool in pools]
-        found = sized(loads, demand)
-        at[shift] = None if isinstance(found, Miss) else found
-        if shift > 0:
-            slow = fleet(loads, choice.fleet.replicas, demand)
-    plans = tuple(_plan(pool, choice, at, scenario) for pool in pools)
-    return PoolResult(
-        stages=_stages(pools, device, choice.batches), pools=plans, violations=(),
-        median_s=choice.fleet.median_s, quantile_s=choice.fleet.quantile_s, quantile_p90_s=slow.quantile_s,
-    )  # fmt: skip
+def _at(pools: Sequence[_Pool], trial: _Trial, scenario: Scenario, demand: Demand, chosen: Fleet) -> Fleet:
+    """Return how the chosen replicas do in batches of `trial` if the step time is at its P90."""
+    return fleet([_load(pool, trial, scenario, Z10) for pool in pools], chosen.replicas, demand)
 
 
-def _plan(pool: _Pool, choice: _Choice, at: Mapping[float, Fleet | None], scenario: Scenario) -> PoolPlan:
+def _plan(pool: _Pool, choice: _Choice, at: Mapping[float, _Choice | Miss], scenario: Scenario) -> PoolPlan:
     part: Latency = choice.fleet.latency[pool.name]
-    fast, slow = at[-Z10], at[Z10]
+    replicas = {shift: None if isinstance(other, Miss) else other.fleet.replicas[pool.name] for shift, other in at.items()}
     return PoolPlan(
         name=pool.name, replicas=choice.fleet.replicas[pool.name], spare_replicas=scenario.resilience.spare_replicas,
-        replicas_p10=fast.replicas[pool.name] if fast else None, replicas_p90=slow.replicas[pool.name] if slow else None,
-        devices_per_replica=pool.context.tensor_parallel, batch=choice.batches[pool.name],
-        service=choice.services[pool.name], forming_s=part.forming_s, wait_p50_s=part.wait.quantile(0.5),
+        replicas_p10=replicas[-Z10], replicas_p90=replicas[Z10],
+        devices_per_replica=pool.context.tensor_parallel, batch=choice.trial.batches[pool.name],
+        service=choice.trial.services[pool.name], forming_s=part.forming_s, wait_p50_s=part.wait.quantile(0.5),
         wait_p99_s=part.wait.quantile(0.99), utilization=choice.fleet.utilization[pool.name],
-        memory_bytes=pool.parts(choice.batches[pool.name]), memory_available_bytes=pool.available_bytes,
+        memory_bytes=pool.parts(choice.trial.batches[pool.name]), memory_available_bytes=pool.available_bytes,
     )  # fmt: skip
 
 

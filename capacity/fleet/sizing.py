@@ -76,19 +76,23 @@ class Miss:
     allowed_s: float
 
 
-def latency(pool: PoolLoad, replicas: int, rate: float) -> Latency:
-    """Return the latency in `pool` with `replicas` replicas at `rate` requests per second."""
+def latency(pool: PoolLoad, replicas: int, rate: float, max_wait_s: float = float("inf")) -> Latency:
+    """Return the latency in `pool` with `replicas` replicas at `rate` requests per second.
+
+    A batch leaves when it is full; else after `max_wait_s`, or later when the batch before it is done. The first request
+    of a batch waits for that at most; the batch is then timed as if it were full.
+    """
     if pool.mode == "slots":
         wait = waiting(replicas * pool.batch, rate, pool.service_s, 1.0, pool.service_scv)
         return Latency(forming_s=0.0, wait=wait, service_s=pool.service_s)
-    forming = (pool.batch - 1) * replicas / rate
+    forming = min((pool.batch - 1) * replicas / rate, max(max_wait_s, pool.service_s))
     wait = waiting(replicas, rate / pool.batch, pool.service_s, 1.0 / pool.batch, pool.service_scv)
     return Latency(forming_s=forming, wait=wait, service_s=pool.service_s)
 
 
 def fleet(pools: Sequence[PoolLoad], replicas: Mapping[str, int], demand: Demand) -> Fleet:
     """Return how `replicas` of each pool do at the peak rate."""
-    parts = {pool.name: latency(pool, replicas[pool.name], demand.rate) for pool in pools}
+    parts = {pool.name: latency(pool, replicas[pool.name], demand.rate, demand.max_wait_s) for pool in pools}
     fixed = sum(part.forming_s + part.service_s for part in parts.values())
     waits = [part.wait for part in parts.values()]
     used = {pool.name: demand.rate * pool.service_s / pool.batch / replicas[pool.name] for pool in pools}
@@ -122,7 +126,7 @@ def sized(pools: Sequence[PoolLoad], demand: Demand) -> Fleet | Miss:
         now = fleet(pools, replicas, stressed)
         best = min(best, now.quantile_s)
         if now.quantile_s <= demand.latency_s:
-            return _checked(pools, fleet(pools, replicas, demand), demand)
+            return _checked(fleet(pools, replicas, demand), demand)
         choice = min(pools, key=lambda pool: _after(pool, pools, replicas, stressed))
         if _after(choice, pools, replicas, stressed) >= now.quantile_s * 0.9999:
             return Miss(f"{demand.quantile:.0%} of the requests within the objective", best, demand.latency_s)
@@ -140,10 +144,9 @@ def _after(pool: PoolLoad, pools: Sequence[PoolLoad], replicas: Mapping[str, int
     return fleet(pools, more, demand).quantile_s
 
 
-def _checked(pools: Sequence[PoolLoad], found: Fleet, demand: Demand) -> Fleet | Miss:
-    """Refuse a fleet whose batches never fill within the longest wait."""
-    for pool in pools:
-        forming = found.latency[pool.name].forming_s
-        if forming > demand.max_wait_s:
-            return Miss(f"batches of {pool.batch} in pool {pool.name} fill within max_wait", forming, demand.max_wait_s)
+def _checked(found: Fleet, demand: Demand) -> Fleet | Miss:
+    """Refuse a fleet whose batches fill too slowly at the peak itself, where fewer requests come than with headroom."""
+    if found.quantile_s > demand.latency_s:
+        constraint = "the objective at the peak without headroom, where batches fill slower"
+        return Miss(constraint, found.quantile_s, demand.latency_s)
     return found

@@ -48,7 +48,7 @@ def fewest_devices(job: BatchJob, model: Model | None, scenario: Scenario, devic
 
     Batches are independent, so device time does not depend on how many devices share it.
     """
-    items = scenario.amount(job.items)
+    items = scenario.amount(job.items, job.every)
     size = max(1, min(job.batch, items))
     step = device.step(batch_operations(job, model, scenario, size))
     device_time = step.scaled(items / size)
@@ -62,7 +62,7 @@ def fewest_devices(job: BatchJob, model: Model | None, scenario: Scenario, devic
 
 def _memory(job: BatchJob, model: Model | None, scenario: Scenario, size: int) -> dict[str, float]:
     if job.task == "index":
-        return {"vectors": scenario.amount(job.items) * _width(job, model) * memory.value_bytes(job.dtype)}
+        return {"vectors": scenario.amount(job.items, job.every) * _width(job, model) * memory.value_bytes(job.dtype)}
     if not isinstance(model, TransformerModel):
         return {}
     parts = memory.inference(architecture(model), size * scenario.tokens(job.tokens), job.dtype)

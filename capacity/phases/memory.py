@@ -51,9 +51,10 @@ def kv_cache(model: Transformer, sequences: Amount, tokens: Amount, dtype: str, 
     return sequences * positions * per_token / min(degree, layer.kv_heads)
 
 
-def vectors(items: int, width: int, queries: Amount, dtype: str) -> dict[str, Amount]:
-    """Return the catalogue's vectors and the score matrix of an exact search [byte]."""
-    return {"catalogue vectors": items * width * value_bytes(dtype), "scores": queries * items * value_bytes(dtype)}
+def vectors(items: int, width: int, queries: Amount, dtype: str, degree: int = 1) -> dict[str, Amount]:
+    """Return the catalogue's vectors and the scores of an exact search, rows shared by `degree` devices [byte]."""
+    rows = items / degree
+    return {"catalogue vectors": rows * width * value_bytes(dtype), "scores": queries * rows * value_bytes(dtype)}
 
 
 def table(rows: int, width: int, dtype: str) -> float:
@@ -61,9 +62,9 @@ def table(rows: int, width: int, dtype: str) -> float:
     return rows * width * value_bytes(dtype)
 
 
-def tables(model: Model, dtype: str) -> dict[str, Amount]:
-    """Return what a model of embedding tables keeps resident [byte]."""
-    return {"weights": weights(model, dtype)}
+def tables(model: Model, dtype: str, degree: int = 1) -> dict[str, Amount]:
+    """Return what a model of embedding tables keeps resident, rows shared by `degree` devices [byte]."""
+    return {"weights": weights(model, dtype, degree)}
 
 
 def training(model: Model, dtype: str, optimizer: str, activations: Amount) -> dict[str, Amount]:

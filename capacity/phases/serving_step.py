@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from capacity.errors import CapacityError
 from capacity.phases import memory
@@ -69,8 +70,13 @@ def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Esti
 
 
 def memory_parts(stage: Stage, requests: int, context: Context) -> dict[str, float]:
-    """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component."""
+    """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component.
+
+    Requests answered from a cache hold none of it. Weights, tables and catalogue vectors are split over the
+    `tensor_parallel` devices of a replica.
+    """
     degree = context.tensor_parallel
+    requests = math.ceil(requests * (1 - stage.cache_hit_rate))
     match stage:
         case EncodeStage():
             model = _transformer(context, stage.model)
@@ -82,11 +88,12 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> dict[str, flo
             parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
             return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
         case RetrieveStage():
-            return memory.vectors(context.scenario.catalogue.items, stage.width, requests * stage.queries, stage.dtype)
+            items = context.scenario.catalogue.items
+            return memory.vectors(items, stage.width, requests * stage.queries, stage.dtype, degree)
         case RankStage() | NextItemStage() | FuseStage():
-            return memory.tables(context.models[stage.model], stage.dtype)
+            return memory.tables(context.models[stage.model], stage.dtype, degree)
         case FetchStage():
-            return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype)}
+            return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype) / degree}
         case _:
             return {}
 
@@ -129,12 +136,23 @@ def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple
 
 def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     queries, items = requests * stage.queries, context.scenario.catalogue.items
-    return retrieval.exact_top_k(queries, items, stage.width, stage.top, stage.dtype, stage.metric)
+    work = retrieval.exact_top_k(queries, items, stage.width, stage.top, stage.dtype, stage.metric)
+    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * context.tensor_parallel
+    return work + _shards("all_gather", found, context)
+
+
+def _shards(kind: Literal["all_gather", "alltoall"], message: Amount, context: Context) -> tuple[Operation, ...]:
+    """Return what devices that share the rows of a catalogue or a table tell each other: results, or rows looked up."""
+    if context.tensor_parallel == 1:
+        return ()
+    return (Collective(kind=kind, message_bytes=message, devices=context.tensor_parallel, label="shards"),)
 
 
 def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     model = _model(context, stage.model, IdRankerModel)
-    return embedding.rank_pairs(model, requests * stage.candidates, stage.dtype, context.scenario.engine)
+    pairs = requests * stage.candidates
+    work = embedding.rank_pairs(model, pairs, stage.dtype, context.scenario.engine)
+    return work + _shards("alltoall", 2 * pairs * model.embedding_size * memory.value_bytes(stage.dtype), context)
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:

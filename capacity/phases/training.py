@@ -10,7 +10,7 @@ from capacity.spec.hardware import Hardware
 from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
 from capacity.spec.scenario import Scenario, TrainingJob
 from capacity.timing.band import Estimate, total
-from capacity.timing.device import Device
+from capacity.timing.device import Device, MissingFactError
 from capacity.work import embedding, recurrent, retrieval, transformer
 from capacity.work.models import architecture, parameters
 from capacity.work.operations import Amount, Collective, Operation, backward
@@ -65,7 +65,7 @@ def run(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devi
         exchange = Collective(kind="all_reduce", message_bytes=gradient_bytes, devices=devices, label="gradients")
         parts.append(device.time(exchange).scaled(1 - OVERLAP))
     step = total(parts)
-    steps = max(1.0, scenario.amount(job.samples) * job.epochs / (job.batch * devices))
+    steps = max(1.0, scenario.amount(job.samples, job.every) * job.epochs / (job.batch * devices))
     return TrainingRun(
         devices=devices, step=step, steps=steps, duration=step.scaled(steps * job.runs),
         memory_bytes=training_memory(job, model, scenario),
@@ -108,13 +108,19 @@ def training_memory(job: TrainingJob, model: Model, scenario: Scenario) -> dict[
 
 
 def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, device: Device) -> TrainingRun:
-    """Return the run with the fewest devices that meets the deadline, or the fastest allowed one when none does."""
+    """Return the run with the fewest devices that meets the deadline, or the fastest allowed one when none does.
+
+    Devices whose profile knows no link train alone.
+    """
     deadline = job.deadline or job.every
     best = run(job, model, scenario, device, 1)
     devices = 1
     while float(best.duration.value) > deadline and devices < job.max_devices:
         devices = min(devices * 2, job.max_devices) if devices >= 8 else devices + 1
-        candidate = run(job, model, scenario, device, devices)
+        try:
+            candidate = run(job, model, scenario, device, devices)
+        except MissingFactError:
+            return best
         if float(candidate.duration.value) < float(best.duration.value):
             best = candidate
     return best

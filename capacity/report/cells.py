@@ -59,7 +59,7 @@ class Table:
         return replace(self, columns=tuple(column for column in self.columns if column.key not in keys))
 
     def before(self, columns: Sequence[Column], cells: Row) -> Table:
-        """Return the table with further columns in front that hold the same cells in every row."""
+        """Return the table with columns in front that hold the same cells in every row, and without its total."""
         rows = tuple({**cells, **row} for row in self.rows)
         return Table(title=self.title, columns=(*columns, *self.columns), rows=rows)
 

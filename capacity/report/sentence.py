@@ -43,10 +43,12 @@ def _feasible(plan: Plan, best: Option) -> Iterator[Piece]:
     jobs = ", ".join(map(_job, best.jobs))
     yield Piece(f"{_question(plan)}{f' and to {jobs}' if jobs else ''} you need ")
     yield Piece(f"{text(best.devices, 'count')} × {best.name}", strong=True)
-    yield Piece(f" ({'; '.join(map(_fleet, best.pools))}; {_range(best)}), ")
+    yield Piece(f" ({_fleet(best)}; {_range(best)}), ")
     yield from _cost(best)
     latency = "" if best.latency_quantile_s is None else text(best.latency_quantile_s, "seconds")
-    yield Piece(f", bound by {best.bound}; expected {plan.objective_percentile} {latency}; {_next(plan)}. Basis: {best.basis}.")
+    yield Piece(
+        f", bound by {best.bound}; expected {plan.objective_percentile} {latency}; {_next(plan)}. Basis: {best.basis}."
+    )
 
 
 def _job(job: JobPlan) -> str:
@@ -58,11 +60,17 @@ def _job(job: JobPlan) -> str:
     )
 
 
-def _fleet(pool: PoolPlan) -> str:
+def _fleet(option: Option) -> str:
+    counts = [replicas_text(pool) for pool in option.pools]
+    if len(counts) == 1:
+        return counts[0]
+    return "; ".join(f"{pool.name} {count}" for pool, count in zip(option.pools, counts, strict=True))
+
+
+def replicas_text(pool: PoolPlan) -> str:
+    """Return the replicas of a pool with their spares, and the devices of each where it takes several."""
     count = f"{text(pool.replicas, 'count')} + {text(pool.spare_replicas, 'count')} spare"
-    if pool.devices_per_replica > 1:
-        count = f"({count}) × {text(pool.devices_per_replica, 'count')} devices"
-    return f"{pool.name} {count}"
+    return count if pool.devices_per_replica == 1 else f"({count}) × {text(pool.devices_per_replica, 'count')} devices"
 
 
 def _range(option: Option) -> str:
@@ -164,4 +172,4 @@ def _prices(cost: Cost) -> Iterator[str]:
             flagged.setdefault(flag, []).append(line.name)
     for flag, names in flagged.items():
         if flag != figures.NO_PRICE:
-            yield f"{', '.join(names)}: {flag}"
+            yield f"bill line{'' if len(names) == 1 else 's'} {', '.join(names)}: {flag}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +26,7 @@ from capacity.spec.quantity import (
 Engine = Literal["eager", "fused"]
 TextLength = Literal["item", "query", "pair"] | Count
 """Tokens of a text: the catalogue's mean item text, the audience's mean query, both together, or a number."""
+DAY_S = 86400.0
 
 
 class Catalogue(Spec):
@@ -296,13 +298,12 @@ class Scenario(Spec):
         item, query = self.catalogue.item_tokens, self.audience.query_tokens
         return length if isinstance(length, int) else {"item": item, "query": query, "pair": item + query}[length]
 
-    def amount(self, what: str | int) -> int:
-        """Return how many items, new items or users are meant."""
+    def amount(self, what: str | int, every_s: float = DAY_S) -> int:
+        """Return how many items, items new within `every_s`, or users are meant."""
         if isinstance(what, int):
             return what
-        return {
-            "catalogue": self.catalogue.items, "new-items": self.catalogue.new_items_per_day, "users": self.audience.users,
-        }[what]  # fmt: skip
+        new = ceil(self.catalogue.new_items_per_day * every_s / DAY_S)
+        return {"catalogue": self.catalogue.items, "new-items": new, "users": self.audience.users}[what]
 
 
 class Domain(Spec):

@@ -1,0 +1,132 @@
+"""How wrong is a plan for an encoder nobody timed? Calibrate, freeze, predict, then measure.
+
+    python benchmarks/unseen_encoders.py --seed 7            # calibrates first (about three minutes)
+    python benchmarks/unseen_encoders.py --seed 7 --quick    # the one-minute calibration
+
+The encoders and shapes are drawn from the seed: other depths, widths, batches and lengths than the suite's, in fp32 and
+in bf16 where the CPU has units for it. Predictions are written to a file before anything of theirs is measured; the
+calibration's SHA-256 stands in it. Each encoder is measured twice, in two separate rounds: the ratio of the two is the
+repeat noise, below which nobody can predict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from capacity import catalogue
+from capacity.timing import transfer
+from capacity.timing.band import Estimate
+from kernels import suite
+from kernels.encoders import EncoderShape, encoder_case
+from kernels.timing import Effort, measured
+from kernels.torch_backend import Backend
+
+TYPES = ("bert", "bert", "xlm-roberta", "gpt2", "llama")
+WIDTHS = (192, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024)
+MOST_TOKENS = 4096
+MOST_PARAMETERS = 120e6
+
+
+def drawn(seed: int, count: int, dtypes: tuple[str, ...]) -> list[EncoderShape]:
+    """Return `count` encoders drawn from `seed`, none of them in the calibration suite."""
+    rng = np.random.default_rng(seed)
+    known = {shape[:-2] + (shape[-2], shape[-1]) for shape in suite.ENCODERS + suite.MORE_ENCODERS}
+    shapes: list[EncoderShape] = []
+    while len(shapes) < count:
+        hidden = int(rng.choice(WIDTHS))
+        head_dim = int(rng.choice([d for d in (32, 64) if hidden % d == 0]))
+        shape = EncoderShape(
+            model_type=str(rng.choice(TYPES)), layers=int(rng.integers(1, 13)), hidden=hidden, heads=hidden // head_dim,
+            intermediate=hidden * int(rng.choice([2, 3, 4])), batch=int(2 ** rng.integers(0, 6)),
+            tokens=int(rng.integers(8, 513)), dtype=dtypes[len(shapes) % len(dtypes)],
+        )  # fmt: skip
+        small = shape.layers * 12 * hidden**2 <= MOST_PARAMETERS and shape.batch * shape.tokens <= MOST_TOKENS
+        key = (shape.model_type, shape.layers, hidden, shape.heads, shape.intermediate, shape.batch, shape.tokens)
+        if small and key not in known:
+            shapes.append(shape)
+    return shapes
+
+
+def calibrated(path: Path, *, quick: bool) -> str:
+    """Run `capacity calibrate` into `path` and return the file's SHA-256."""
+    command = [sys.executable, "-m", "capacity", "calibrate", "--device", "cpu", "--output", str(path)]
+    subprocess.run(command + (["--quick"] if quick else []), check=True)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def predicted(path: Path, shapes: list[EncoderShape]) -> list[Estimate]:
+    """Return the time of each shape by the frozen calibration [s]."""
+    (calibration, profile), *_ = catalogue.calibrations([str(path)])
+    device = transfer.device(profile, "eager", [(calibration, profile)], catalogue.shared())
+    return [device.step(shape.operations()) for shape in shapes]
+
+
+def measured_twice(shapes: list[EncoderShape], backend: Backend) -> list[tuple[float, float]]:
+    """Return two medians for each shape, taken in two passes over all of them [s]."""
+    clock, reference = backend.clock(), backend.reference()
+    passes = []
+    for _ in range(2):
+        medians = []
+        for start in range(0, len(shapes), 4):
+            cases = [encoder_case(shape, backend) for shape in shapes[start : start + 4]]
+            effort = Effort(rounds=7, round_limit_s=8.0)
+            medians += [timing.median_s for timing in measured(cases, reference, clock, effort)]
+        passes.append(medians)
+    return list(zip(*passes, strict=True))
+
+
+def report(shapes: list[EncoderShape], estimates: list[Estimate], times: list[tuple[float, float]], path: Path) -> None:
+    """Write one row an encoder and print the errors beside the repeat noise."""
+    truth = np.array([np.sqrt(first * second) for first, second in times])
+    value = np.array([float(item.value) for item in estimates])
+    error = np.abs(value / truth - 1)
+    noise = np.abs(np.array([second / first - 1 for first, second in times]))
+    inside = np.mean([item.low <= t <= item.high for item, t in zip(estimates, truth, strict=True)])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["encoder", "predicted_s", "low_s", "high_s", "first_s", "second_s", "error"])
+        for shape, item, (first, second), t in zip(shapes, estimates, times, truth, strict=True):
+            writer.writerow([shape.name, item.value, item.low, item.high, first, second, float(item.value) / t - 1])
+    for shape, p, t in zip(shapes, value, truth, strict=True):
+        print(f"{shape.name:45s} predicted {p * 1e3:9.2f} ms  measured {t * 1e3:9.2f} ms  {p / t - 1:+.1%}")
+    for dtype in dict.fromkeys(shape.dtype for shape in shapes):
+        part = np.array([shape.dtype == dtype for shape in shapes])
+        print(f"{dtype}: median error {np.median(error[part]):.1%}, P90 {np.quantile(error[part], 0.9):.1%}")
+    print(f"all {len(shapes)}: median error {np.median(error):.1%}, P90 {np.quantile(error, 0.9):.1%}, bias {np.median(value / truth) - 1:+.1%}")
+    print(f"repeat noise: median {np.median(noise):.1%}, P90 {np.quantile(noise, 0.9):.1%}; 90 % band holds {inside:.0%}")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--calibration", type=Path, help="use this calibration instead of running one")
+    parser.add_argument("--folder", type=Path, default=Path("reports"))
+    wish = parser.parse_args()
+    wish.folder.mkdir(parents=True, exist_ok=True)
+    path = wish.calibration or wish.folder / f"unseen_{wish.seed}.yaml"
+    frozen = hashlib.sha256(path.read_bytes()).hexdigest() if wish.calibration else calibrated(path, quick=wish.quick)
+    backend = Backend.local("cpu")
+    shapes = drawn(wish.seed, wish.count, backend.matrix_dtypes())
+    estimates = predicted(path, shapes)
+    predictions = wish.folder / f"unseen_{wish.seed}_predictions.csv"
+    lines = [f"{shape.name},{float(item.value)}" for shape, item in zip(shapes, estimates, strict=True)]
+    predictions.write_text("\n".join([f"# calibration sha256 {frozen}", "encoder,predicted_s", *lines]) + "\n", encoding="utf-8")
+    print(f"calibration {path} sha256 {frozen[:16]}…; predictions in {predictions}; measuring {len(shapes)} encoders twice")
+    times = measured_twice(shapes, backend)
+    report(shapes, estimates, times, wish.folder / f"unseen_{wish.seed}.csv")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != frozen:
+        sys.exit("the calibration changed after it was frozen")
+
+
+if __name__ == "__main__":
+    main()

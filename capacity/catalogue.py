@@ -43,17 +43,24 @@ def _from_huggingface(path: Path, document: Document) -> TransformerModel:
     )
 
 
-def scenario_document(name: str, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Document:
+def scenario_document(base: str | Document, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Document:
     """Return the text of a scenario with named overrides and `path=value` settings put over it, in that order.
 
-    An override is one of the scenario's own, or a domain of scenarios/domains.
+    Parameters
+    ----------
+    base
+        Id or file of the scenario, or its document when it stands in no file (an upload).
+    overrides
+        Names of the scenario's own overrides, or of domains of scenarios/domains.
+    settings
+        Texts such as ``traffic.peak_rate=3000/s``.
 
     Raises
     ------
     UnknownNameError
         For a scenario or an override nobody wrote; the nearest are named.
     """
-    document = documents.read(documents.find("scenarios", name))
+    document = base if isinstance(base, Document) else documents.read(documents.find("scenarios", base))
     for override in overrides:
         document = documents.merged(document, _override(document, override))
     for setting in settings:
@@ -61,9 +68,9 @@ def scenario_document(name: str, overrides: Sequence[str] = (), settings: Sequen
     return document
 
 
-def scenario(name: str, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Scenario:
+def scenario(base: str | Document, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Scenario:
     """Return the scenario that `scenario_document` describes, validated."""
-    return documents.validated(scenario_document(name, overrides, settings), Scenario)
+    return documents.validated(scenario_document(base, overrides, settings), Scenario)
 
 
 def _override(base: Document, name: str) -> Document:

@@ -27,6 +27,8 @@ INK = "#222222"
 CONFIG = {"displaylogo": False, "responsive": True}
 BYTES_PER_GB = 1e9
 MS_PER_S = 1e3
+NEAR = 2.0
+"""An objective farther than this many times the latency would squeeze the bars."""
 
 
 def cost_bars(plan: Plan) -> Figure:
@@ -83,31 +85,32 @@ def _add_cost_range(figure: Figure, names: Sequence[str], options: Sequence[Opti
 def latency_bars(option: Option, objective_s: float | None = None) -> Figure:
     """Return where the time of a request goes: forming its batch, the queue at its p99, each stage's service.
 
-    The p99 waits of several pools do not happen to one request, so their sum may exceed the expected percentile.
+    The p99 waits of several pools do not happen to one request, so their sum may exceed the expected percentile. The
+    objective is drawn where it is near, and named in the title always.
     """
     figure, at = go.Figure(), 0.0
     for kind, label, value, band in _parts(option):
         low, high = band or (value, value)
         figure.add_bar(
             orientation="h", name=kind, legendgroup=kind, showlegend=kind not in {bar.name for bar in figure.data},
-            base=[at * MS_PER_S], x=[value * MS_PER_S], y=[label], marker_color=PART_COLORS[kind],
-            hovertext=[f"{label}: {text(value, 'seconds')}"], hovertemplate="%{hovertext}",
-            text=[text(value, "seconds")], textposition="auto",
+            base=[at * MS_PER_S], x=[value * MS_PER_S], y=[f"{label}: {text(value, 'seconds')}"],
+            marker_color=PART_COLORS[kind], hovertemplate="%{y}",
             error_x={
                 "type": "data", "array": [(high - value) * MS_PER_S], "arrayminus": [(value - low) * MS_PER_S],
                 "color": INK, "visible": band is not None,
             },
         )  # fmt: skip
         at += value
-    marks = {"expected at the percentile": option.latency_quantile_s, "objective": objective_s}
-    for name, place in marks.items():
-        if place is not None:
-            mark = f"{name} {text(place, 'seconds')}"
-            figure.add_vline(x=place * MS_PER_S, line_dash="dash", line_color=INK, annotation_text=mark)
+    marks = {"expected": option.latency_quantile_s, "objective": objective_s}
+    known = {name: place for name, place in marks.items() if place is not None}
+    for name, place in known.items():
+        if place <= NEAR * at:
+            figure.add_vline(x=place * MS_PER_S, line_dash="dash", line_color=INK, annotation_text=name)
+    figure.update_layout(barmode="overlay")
     figure.update_yaxes(autorange="reversed")
-    return _styled(
-        figure, f"Where a request's time goes on {option.name}", "Time since arrival [ms], bar: 90 % band", ""
-    )
+    named = ", ".join(f"{name} {text(place, 'seconds')}" for name, place in known.items())
+    title = f"Where a request's time goes on {option.name}" + (f" ({named})" if named else "")
+    return _styled(figure, title, "Time since arrival [ms], bar: 90 % band", "")
 
 
 def _parts(option: Option) -> list[tuple[str, str, float, tuple[float, float] | None]]:
@@ -186,8 +189,8 @@ def predicted_measured(frame: Mapping[str, ArrayLike], unit: str = "s") -> Figur
             hovertemplate=f"measured %{{x:.3g}} {unit}, predicted %{{y:.3g}} {unit}",
         )  # fmt: skip
     _add_agreement(figure, np.concatenate([measured[usable], predicted[usable]]))
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
     left = int(len(measured) - usable.sum())
     title = f"Predicted against measured: {text(int(usable.sum()), 'count')} rows"
     title += f", {text(left, 'count')} left out without a positive pair" if left else ""
@@ -224,7 +227,7 @@ def _colors(names: Mapping[str, None], known: Mapping[str, str]) -> dict[str, st
 def _styled(figure: Figure, title: str, x: str, y: str) -> Figure:
     figure.update_layout(
         title=title, template="plotly_white", font={"color": INK, "family": "system-ui, sans-serif"},
-        margin={"l": 10, "r": 10, "t": 50, "b": 10}, legend={"orientation": "h", "y": -0.25},
+        margin={"l": 10, "r": 10, "t": 50, "b": 10}, legend={"orientation": "h", "y": -0.25, "traceorder": "normal"},
     )  # fmt: skip
     figure.update_xaxes(title=x, automargin=True)
     figure.update_yaxes(title=y, automargin=True)

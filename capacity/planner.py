@@ -20,6 +20,7 @@ from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
 from capacity.timing import transfer
 from capacity.timing.band import Estimate, weakest
 from capacity.timing.device import Device
+from capacity.work.models import resized
 
 MONTH_S = 730 * 3600.0
 
@@ -66,9 +67,11 @@ def profile(name: str, given: Inputs) -> Hardware:
 def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     """Return what `scenario` needs on one device, or which constraints it misses there."""
     device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
+    items, users = scenario.catalogue.items, scenario.audience.users
+    models = {name: resized(model, items, users) for name, model in given.models.items()}
     try:
-        pools = plan_pools(scenario, device, given.models)
-        jobs, job_violations = _jobs(scenario, device, given.models)
+        pools = plan_pools(scenario, device, models)
+        jobs, job_violations = _jobs(scenario, device, models)
     except CapacityError as error:
         return _refused(hardware, device, str(error))
     violations = (*pools.violations, *job_violations)

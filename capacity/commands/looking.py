@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
-from rich.console import Console
 from rich.table import Table
 
 from capacity import catalogue, documents, files
+from capacity.commands.planning import console
 from capacity.errors import CapacityError, UnknownNameError
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import DTYPE_BYTES, Fact, Hardware
@@ -28,7 +28,7 @@ from capacity.work.models import architecture, parameters
 from capacity.work.operations import total_bytes, total_counter_flop, total_flop
 from capacity.work.transformer import encode
 
-screen = Console()
+screen = console()
 SCHEMAS: dict[str, Any] = {
     "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain, "calibration": Calibration,
     "shared": Shared, "rates": Rates, "device-price": DevicePrice,

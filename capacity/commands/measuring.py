@@ -9,12 +9,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from capacity import calibration as calibrations
 from capacity import catalogue, files
+from capacity.commands.planning import console
 from capacity.errors import InputError, UnknownNameError
 from capacity.spec.calibration import Calibration
 from capacity.units import parse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kernels.run import Samples
     from kernels.timing import Case
 
-screen = Console()
+screen = console()
 FOLDER = Path("calibrations")
 
 
@@ -71,7 +71,7 @@ def _timed_with_bar(cases: Sequence[Case], backend: Any, wish: Wish, samples: Sa
     from kernels import run
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("timing kernels", total=len(cases))
 
         def progress(done: int, total: int, name: str) -> None:
@@ -162,7 +162,7 @@ def validate_table(wish: Check, *, as_json: bool) -> int:
         _show_figures(figures)
     failures = validate.gate(figures, most, least)
     for failure in failures:
-        Console(stderr=True).print(f"gate failed: {failure}", style="red")
+        console(stderr=True).print(f"gate failed: {failure}", style="red")
     return 1 if failures else 0
 
 

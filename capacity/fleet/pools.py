@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from capacity.errors import CapacityError
 from capacity.fleet.sizing import Demand, Fleet, Latency, Miss, PoolLoad, fleet, sized
 from capacity.phases import memory, serving_step
 from capacity.phases.serving_step import Context
 from capacity.plan import PoolPlan, StagePlan, Violation
 from capacity.spec.model import Model
-from capacity.spec.scenario import GenerateStage, Scenario, Stage
+from capacity.spec.scenario import GenerateStage, HostStage, Scenario, Stage
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.work.operations import total_bytes, total_flop
@@ -61,9 +62,15 @@ class _Pool:
             loaded.add(model)
         return found
 
+    @property
+    def host_s(self) -> float:
+        """Time of a request in host work, which keeps no device busy [s]."""
+        return sum(stage.time for stage in self.stages if isinstance(stage, HostStage))
+
     def service(self, requests: int, device: Device) -> Estimate:
-        """Time of one batch through every stage [s]."""
-        return total(serving_step.time(stage, requests, device, self.context) for stage in self.stages)
+        """Time of one batch through every stage that runs on the device [s]."""
+        stages = [stage for stage in self.stages if not isinstance(stage, HostStage)]
+        return total(serving_step.time(stage, requests, device, self.context) for stage in stages)
 
 
 def plan_pools(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> PoolResult:
@@ -81,7 +88,8 @@ def plan_pools(scenario: Scenario, device: Device, models: Mapping[str, Model]) 
         violation = _latency_violation(found, pools, device)
         return PoolResult(stages=_stages(pools, device, {}), pools=(), violations=(violation,))
     at = {shift: _cheapest(pools, trials, scenario, demand, shift) for shift in (-Z10, Z10)}
-    slow = min(_at(pools, trial, scenario, demand, found.fleet).quantile_s for trial in trials)  # batches grow by themselves
+    # with the fleet given, batches grow by themselves to the size that answers soonest
+    slow = min(_at(pools, trial, scenario, demand, found.fleet).quantile_s for trial in trials)
     return PoolResult(
         stages=_stages(pools, device, found.trial.batches), violations=(), median_s=found.fleet.median_s,
         pools=tuple(_plan(pool, found, at, scenario) for pool in pools), quantile_s=found.fleet.quantile_s,
@@ -94,6 +102,8 @@ def _fitted(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> 
     pools, violations = [], []
     for name in dict.fromkeys(stage.pool for stage in scenario.serving.stages):
         stages = tuple(stage for stage in scenario.serving.stages if stage.pool == name)
+        if all(isinstance(stage, HostStage) for stage in stages):
+            raise CapacityError(f"pool {name} holds host work only; name a pool whose devices compute")
         candidates = [_pool(name, stages, scenario, device, models, degree) for degree in DEGREES]
         pool = next((candidate for candidate in candidates if candidate.largest_batch), candidates[-1])
         pools.append(pool)
@@ -157,7 +167,7 @@ def _load(pool: _Pool, trial: _Trial, scenario: Scenario, shift: float = 0.0) ->
     return PoolLoad(
         name=pool.name, mode="slots" if pool.slots else "batches", batch=requests,
         service_s=float(service.value) * math.exp(shift * float(service.log_sigma)),
-        service_scv=variation**2 / (1 if pool.slots else requests),
+        service_scv=variation**2 / (1 if pool.slots else requests), host_s=pool.host_s,
         devices_per_replica=pool.context.tensor_parallel,
     )  # fmt: skip
 
@@ -202,10 +212,10 @@ def _at(pools: Sequence[_Pool], trial: _Trial, scenario: Scenario, demand: Deman
 
 def _plan(pool: _Pool, choice: _Choice, at: Mapping[float, _Choice | Miss], scenario: Scenario) -> PoolPlan:
     part: Latency = choice.fleet.latency[pool.name]
-    replicas = {shift: None if isinstance(other, Miss) else other.fleet.replicas[pool.name] for shift, other in at.items()}
+    chosen = {shift: other.fleet.replicas[pool.name] for shift, other in at.items() if isinstance(other, _Choice)}
     return PoolPlan(
         name=pool.name, replicas=choice.fleet.replicas[pool.name], spare_replicas=scenario.resilience.spare_replicas,
-        replicas_p10=replicas[-Z10], replicas_p90=replicas[Z10],
+        replicas_p10=chosen.get(-Z10), replicas_p90=chosen.get(Z10),
         devices_per_replica=pool.context.tensor_parallel, batch=choice.trial.batches[pool.name],
         service=choice.trial.services[pool.name], forming_s=part.forming_s, wait_p50_s=part.wait.quantile(0.5),
         wait_p99_s=part.wait.quantile(0.99), utilization=choice.fleet.utilization[pool.name],

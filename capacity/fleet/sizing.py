@@ -26,6 +26,8 @@ class PoolLoad:
     service_s: float
     """Time of one full batch through all stages of the pool [s]."""
     service_scv: float
+    host_s: float = 0.0
+    """Time a request spends beside the devices: it delays the request and keeps no replica busy [s]."""
     devices_per_replica: int = 1
 
 
@@ -50,6 +52,7 @@ class Latency:
     """Waiting for its batch to fill, the first one in."""
     wait: Wait
     service_s: float
+    """One batch on the device, and the host work of a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +82,15 @@ class Miss:
 def latency(pool: PoolLoad, replicas: int, rate: float, max_wait_s: float = float("inf")) -> Latency:
     """Return the latency in `pool` with `replicas` replicas at `rate` requests per second.
 
-    A batch leaves when it is full; else after `max_wait_s`, or later when the batch before it is done. The first request
-    of a batch waits for that at most; the batch is then timed as if it were full.
+    A batch leaves when it is full; else after `max_wait_s`, or later when the batch before it is done. The first
+    request of a batch waits for that at most; the batch is then timed as if it were full.
     """
     if pool.mode == "slots":
         wait = waiting(replicas * pool.batch, rate, pool.service_s, 1.0, pool.service_scv)
-        return Latency(forming_s=0.0, wait=wait, service_s=pool.service_s)
+        return Latency(forming_s=0.0, wait=wait, service_s=pool.service_s + pool.host_s)
     forming = min((pool.batch - 1) * replicas / rate, max(max_wait_s, pool.service_s))
     wait = waiting(replicas, rate / pool.batch, pool.service_s, 1.0 / pool.batch, pool.service_scv)
-    return Latency(forming_s=forming, wait=wait, service_s=pool.service_s)
+    return Latency(forming_s=forming, wait=wait, service_s=pool.service_s + pool.host_s)
 
 
 def fleet(pools: Sequence[PoolLoad], replicas: Mapping[str, int], demand: Demand) -> Fleet:
@@ -117,7 +120,7 @@ def sized(pools: Sequence[PoolLoad], demand: Demand) -> Fleet | Miss:
         rate=demand.rate * (1 + demand.headroom), headroom=0.0, latency_s=demand.latency_s,
         quantile=demand.quantile, max_wait_s=demand.max_wait_s,
     )  # fmt: skip
-    service = sum(pool.service_s for pool in pools)
+    service = sum(pool.service_s + pool.host_s for pool in pools)
     if service > demand.latency_s:
         return Miss("service time of one batch alone", service, demand.latency_s)
     replicas = {pool.name: least(pool, stressed.rate) for pool in pools}

@@ -50,10 +50,11 @@ def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operat
 def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Estimate:
     """Return the time of one batch of `requests` requests in `stage` [s].
 
-    Requests answered from a cache skip the stage, so a batch holds `requests · (1 − cache_hit_rate)` of them on average.
+    Requests answered from a cache skip the stage: a batch holds `requests · (1 − cache_hit_rate)` of them on average.
+    Host work goes on beside the device for every request at once, so it takes as long as one request's.
     """
     if isinstance(stage, HostStage):
-        return Estimate(stage.time * requests, {f"host time of {stage.name}": 0.1}, "assumed")
+        return Estimate(stage.time, {f"host time of {stage.name}": 0.1}, "assumed")
     working = requests * (1 - stage.cache_hit_rate)
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
@@ -69,7 +70,7 @@ def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Esti
     return total([kernels.scaled(1 / degree), *(device.time(operation) for operation in exchange)])
 
 
-def memory_parts(stage: Stage, requests: int, context: Context) -> dict[str, float]:
+def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, Amount]:
     """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component.
 
     Requests answered from a cache hold none of it. Weights, tables and catalogue vectors are split over the
@@ -170,7 +171,8 @@ def _fetch(stage: FetchStage, requests: Amount, _: Context) -> tuple[Operation, 
 
 
 def _transformer(context: Context, name: str) -> TransformerModel:
-    return _model(context, name, TransformerModel)
+    model: TransformerModel = _model(context, name, TransformerModel)
+    return model
 
 
 def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401  (the caller names the type)

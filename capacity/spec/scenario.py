@@ -157,7 +157,7 @@ class HostStage(_Stage):
 
     task: Literal["host"]
     time: Seconds
-    """Time one request takes [s]; your measurement or your assumption."""
+    """Time one request takes beside the devices [s], for many requests at once; your measurement or assumption."""
 
 
 Stage = Annotated[

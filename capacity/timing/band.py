@@ -18,6 +18,8 @@ from capacity.work.operations import Amount
 Basis = Literal["measured", "calibrated", "projected", "datasheet", "assumed"]
 BASES: tuple[Basis, ...] = ("measured", "calibrated", "projected", "datasheet", "assumed")
 """From best known to least."""
+MATTERS = 0.05
+"""Share of a sum from which a term's basis counts for the whole."""
 Z90 = 1.6449
 """Half-width of a central 90 % band in standard deviations."""
 
@@ -67,7 +69,9 @@ class Estimate:
 
 
 def total(estimates: Iterable[Estimate]) -> Estimate:
-    """Return the sum of estimates: same source linearly, different sources in quadrature, the weakest basis.
+    """Return the sum of estimates: same source linearly, different sources in quadrature.
+
+    Its basis is the weakest among the terms that matter: those that make at least `MATTERS` of the sum.
 
     Examples
     --------
@@ -86,7 +90,8 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
     for term in terms:
         for source, sigma in term.errors.items():
             errors[source] = errors.get(source, 0.0) + term.value / safe * sigma
-    return Estimate(value, errors, weakest(term.basis for term in terms))
+    shares = [(float(np.mean(term.value / safe)), term.basis) for term in terms]
+    return Estimate(value, errors, weakest(basis for share, basis in shares if share >= min(MATTERS, max(shares)[0])))
 
 
 def product(left: Estimate, right: Estimate) -> Estimate:

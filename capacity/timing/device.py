@@ -28,6 +28,7 @@ FALLBACK_DTYPE = {
     "fp16": ("bf16",), "bf16": ("fp16",), "tf32": ("bf16", "fp16"), "fp8": ("fp16", "bf16"), "int8": ("fp16", "bf16"),
     "fp4": ("fp8", "fp16", "bf16"), "int4": ("int8", "fp16", "bf16"), "fp32": ("tf32", "bf16", "fp16"), "fp64": ("fp32",),
 }  # fmt: skip
+Key = tuple[str, str]
 SAME_WIDTH = {frozenset({"fp16", "bf16"})}
 """Dtypes that run through the same units at the same rate: one stands in for the other at no extra error."""
 VECTOR_WORK = {"streaming", "gather", "topk", "solve", "recurrent", "collective"}
@@ -47,7 +48,10 @@ class Device:
     """
 
     hardware: Hardware
-    efficiencies: Mapping[tuple[str, str], Efficiency]
+    fitted: Mapping[Key, Efficiency]
+    """Efficiencies of this device or of the relative they were carried over from, by (class, dtype)."""
+    shared: Mapping[Key, Efficiency]
+    """Efficiencies assumed for every device: they answer where `fitted` has nothing of a class."""
     compositions: Mapping[str, Composition]
     engine: str
     origin: str
@@ -81,7 +85,8 @@ class Device:
         if composition.rows and not self.errors:
             errors = {}  # judged on whole models of this very device: their scatter replaces the kernels'
         errors[f"{mode} step on {self.hardware.id}"] = composition.log_sigma
-        return Estimate(value, errors, weakest([kernels.basis, composition.basis]))
+        judged: Basis = "projected" if composition.basis == "assumed" else composition.basis
+        return Estimate(value, errors, weakest([kernels.basis, judged]))
 
     def bound(self, operations: Iterable[Operation]) -> str:
         """Return what takes most of the time of `operations`: compute, memory bandwidth, the link, or launches."""
@@ -102,11 +107,12 @@ class Device:
         name, seen = operation, set[str]()
         while name not in seen:
             seen.add(name)
-            for candidate in (dtype, *FALLBACK_DTYPE.get(dtype, ())):
-                found = self.efficiencies.get((name, candidate))
-                if found is not None:
-                    same = candidate == dtype or frozenset({candidate, dtype}) in SAME_WIDTH
-                    return found, not (same and name == operation)
+            for known in (self.fitted, self.shared):
+                for candidate in (dtype, *FALLBACK_DTYPE.get(dtype, ())):
+                    found = known.get((name, candidate))
+                    if found is not None:
+                        same = candidate == dtype or frozenset({candidate, dtype}) in SAME_WIDTH
+                        return found, not (same and name == operation)
             name = FALLBACK_OPERATION.get(name, name)
         raise MissingFactError(f"calibration {self.origin} has no efficiency for {operation} at {dtype}")
 

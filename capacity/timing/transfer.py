@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from capacity.spec.calibration import Calibration, Composition, Efficiency, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis
-from capacity.timing.device import Device
+from capacity.timing.device import Device, Key
 
 
 def device(
@@ -53,14 +53,17 @@ def _built(
     hardware: Hardware, engine: str, calibration: Calibration | None, shared: Shared, errors: dict[str, float],
     basis: Basis, origin: str,
 ) -> Device:  # fmt: skip
-    fitted: Iterable[Efficiency] = calibration.efficiencies if calibration else ()
-    efficiencies = {(item.operation, item.dtype): item for item in (*shared.efficiencies, *fitted)}
+    fitted = calibration.efficiencies if calibration else ()
     own: tuple[Composition, ...] = ()
     if calibration and calibration.engine == engine:
         own = calibration.composition
     assumed = shared.compositions.get("fused" if engine == "fused" else "eager", ())
-    compositions = {item.mode: item for item in (*assumed, *own)}
+    compositions: dict[str, Composition] = {item.mode: item for item in (*assumed, *own)}
     return Device(
-        hardware=hardware, efficiencies=efficiencies, compositions=compositions, engine=engine, origin=origin,
-        errors=errors, basis=basis, stand_in_log_sigma=shared.stand_in_log_sigma,
+        hardware=hardware, fitted=_keyed(fitted), shared=_keyed(shared.efficiencies), compositions=compositions,
+        engine=engine, origin=origin, errors=errors, basis=basis, stand_in_log_sigma=shared.stand_in_log_sigma,
     )  # fmt: skip
+
+
+def _keyed(efficiencies: Iterable[Efficiency]) -> dict[Key, Efficiency]:
+    return {(item.operation, item.dtype): item for item in efficiencies}

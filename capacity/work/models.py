@@ -42,3 +42,20 @@ def vector_width(model: Model) -> int:
             return model.embedding_size
         case FusionScorerModel():
             return model.item_size
+
+
+def resized(model: Model, items: int, users: int) -> Model:
+    """Return `model` with tables for `items` items and `users` users; models without such tables as they are.
+
+    Examples
+    --------
+    >>> from capacity.spec.model import FactorizationModel
+    >>> model = FactorizationModel(id="mf", name="", family="factorization", source="", users=10, items=20, factors=8)
+    >>> resized(model, 200, 100).items
+    200
+    """
+    if isinstance(model, LstmModel):
+        return model.model_copy(update={"items": items})
+    if isinstance(model, FactorizationModel | IdRankerModel):
+        return model.model_copy(update={"items": items, "users": users})
+    return model

@@ -1,0 +1,207 @@
+"""`capacity plan`, `compare` and `report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capacity import catalogue, documents, files, planner
+from capacity.errors import InputError, UnknownNameError
+from capacity.plan import Option, Plan
+from capacity.report import sentence, table
+from capacity.units import parse
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from capacity.report.cells import Table as ReportTable
+
+WIDTH = 120
+FORMATS = ("markdown", "html", "csv", "json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What plan, compare and report have in common."""
+
+    scenario: str
+    hardware: tuple[str, ...]
+    overrides: tuple[str, ...]
+    settings: tuple[str, ...]
+    calibrations: tuple[str, ...]
+    today: date
+
+    @classmethod
+    def of(
+        cls, scenario: str, hardware: Sequence[str] | None, overrides: Sequence[str] | None,
+        settings: Sequence[str] | None, calibrations: Sequence[str] | None, today: str | None,
+    ) -> Request:  # fmt: skip
+        """Return the request that the command's options say."""
+        try:
+            day = date.fromisoformat(today) if today else date.today()
+        except ValueError:
+            raise InputError(f"--today {today}: write a date as YYYY-MM-DD") from None
+        return cls(
+            scenario=scenario, hardware=tuple(hardware or ()), overrides=tuple(overrides or ()),
+            settings=tuple(settings or ()), calibrations=tuple(calibrations or ()), today=day,
+        )  # fmt: skip
+
+    def plan(self) -> Plan:
+        """Return the plan that is asked for."""
+        scenario = catalogue.scenario(self.scenario, self.overrides, self.settings)
+        given = planner.inputs(scenario, self.calibrations, self.today)
+        return planner.plan(scenario, given, self.hardware or None, (*self.overrides, *self.settings))
+
+
+def show_plan(request: Request, *, as_json: bool) -> int:
+    """Print the plan; exit 1 when no option is feasible."""
+    plan = request.plan()
+    if as_json:
+        from capacity.report import json_report
+
+        print(json_report.dumps(plan))
+    else:
+        _print_plan(plan)
+    return 0 if plan.best else 1
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.markup import escape
+
+    screen = console()
+    said = "".join(f"[bold]{escape(p.text)}[/bold]" if p.strong else escape(p.text) for p in sentence.pieces(plan))
+    screen.print(said, soft_wrap=True)
+    screen.print()
+    options = table.options_table(plan)
+    screen.print(rich_table(_only(options, "options")))
+    best = plan.options[0] if plan.options else None
+    if best is not None:
+        for name, part in _worth_showing(best).items():
+            screen.print(rich_table(_only(part, name)))
+    for caveat in sentence.caveats(plan):
+        screen.print(f"• {escape(caveat)}", soft_wrap=True)
+
+
+SHOWN = {
+    "options": ("name", "devices", "latency_quantile_s", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month", "against_best_fraction", "bound", "basis", "missed"),
+    "stages": ("name", "time_s", "time_low_s", "time_high_s", "basis", "bound", "work_flop"),
+    "pools": ("name", "replicas", "spare_replicas", "devices", "batch_requests", "service_s", "wait_p99_s", "utilization_fraction", "memory_bytes"),
+    "jobs": ("name", "kind", "devices", "duration_s", "duration_low_s", "duration_high_s", "every_s", "device_hours_per_month"),
+    "cost": ("group", "name", "quantity", "unit", "unit_price_usd", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month"),
+}
+"""Columns that fit on a terminal; the reports show all."""
+
+
+def _only(content: ReportTable, name: str) -> ReportTable:
+    hidden = [column.key for column in content.columns if column.key not in SHOWN[name]]
+    return content.without(*hidden)
+
+
+def _worth_showing(option: Option) -> dict[str, ReportTable]:
+    parts = {
+        "stages": table.stage_table(option), "pools": table.pool_table(option), "jobs": table.job_table(option),
+        "cost": table.cost_table(option),
+    }  # fmt: skip
+    return {name: replace(part, title=f"{option.name}: {part.title.lower()}") for name, part in parts.items() if part.rows}
+
+
+def rich_table(content: ReportTable) -> Any:  # noqa: ANN401  (rich is imported lazily)
+    """Return a report's table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=content.title, title_justify="left")
+    for column in content.columns:
+        shown.add_column(column.label, justify="left" if column.dimension == "text" else "right")
+    for line in content.lines():
+        shown.add_row(*[Text(cell) for cell in line])
+    return shown
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return the terminal, or 120 columns where the output is no terminal: a file or a CI log."""
+    from rich.console import Console
+
+    screen = Console(highlight=False, stderr=stderr)
+    return screen if screen.is_terminal else Console(highlight=False, stderr=stderr, width=WIDTH)
+
+
+def list_scenarios(*, as_json: bool) -> int:
+    """Print every scenario with its overrides, and the domains that apply to all."""
+    rows = []
+    for name in sorted(documents.catalogue("scenarios")):
+        found = catalogue.scenario(name)
+        rows.append({"id": found.id, "title": found.title, "overrides": sorted(found.overrides)})
+    domains = {name: catalogue.domain(name).title for name in sorted(documents.catalogue("scenarios/domains"))}
+    if as_json:
+        print(json.dumps({"scenarios": rows, "domains": domains}))
+        return 0
+    from rich.table import Table
+
+    shown = Table("scenario", "title", "overrides")
+    for row in rows:
+        shown.add_row(row["id"], row["title"], ", ".join(row["overrides"]))
+    screen = console()
+    screen.print(shown)
+    screen.print(f"domains, for any scenario: {', '.join(domains)}", markup=False)
+    return 0
+
+
+def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -> int:
+    """Print what overrides and settings change; exit 1 when infeasible or the cost rises by more than allowed."""
+    from capacity.report import comparison, json_report
+
+    if not request.overrides and not request.settings:
+        raise InputError("nothing to compare: name at least one --override or --set")
+    allowed = None if fail_over is None else parse(fail_over, "fraction")
+    before = replace(request, overrides=(), settings=()).plan()
+    after = request.plan()
+    found = comparison.compare(json_report.to_dict(before), json_report.to_dict(after))
+    if as_json:
+        print(json.dumps(comparison.to_dict(found)))
+    else:
+        screen = console()
+        screen.print(rich_table(comparison.totals_table(found)))
+        for option in found.options:
+            screen.print(rich_table(replace(comparison.groups_table(option), title=f"{option.name}: monthly cost by group")))
+    rise = _rise(before, after)
+    if allowed is not None and (rise is None or rise > allowed):
+        said = "no price to compare" if rise is None else f"cost rises by {rise:.1%}"
+        console(stderr=True).print(f"gate failed: {said}, at most {allowed:.1%} allowed", style="red")
+        return 1
+    return 0 if after.best else 1
+
+
+def _rise(before: Plan, after: Plan) -> float | None:
+    """Return the relative change of the best option's monthly cost, or None where one has none."""
+    costs = [plan.best.cost for plan in (before, after) if plan.best is not None]
+    if len(costs) < 2 or costs[0] is None or costs[1] is None or costs[0].usd <= 0:
+        return None
+    return costs[1].usd / costs[0].usd - 1
+
+
+def write_report(request: Request, format_: str, output: Path | None) -> int:
+    """Write the report of a plan to a file or standard output; exit 1 when no option is feasible."""
+    if format_ not in FORMATS:
+        raise UnknownNameError("format", format_, FORMATS)
+    plan = request.plan()
+    content = rendered(plan, format_)
+    if output is None:
+        print(content)
+    else:
+        files.write_text(output, content)
+    return 0 if plan.best else 1
+
+
+def rendered(plan: Plan, format_: str) -> str:
+    """Return a plan in one of `FORMATS`."""
+    from capacity.report import csv_report, html, json_report, markdown
+
+    writers: dict[str, Callable[[Plan], str]] = {
+        "markdown": markdown.render, "html": html.render, "csv": csv_report.costs, "json": json_report.dumps,
+    }  # fmt: skip
+    return writers[format_](plan)

@@ -37,7 +37,7 @@ MOST_PARAMETERS = 120e6
 def drawn(seed: int, count: int, dtypes: tuple[str, ...]) -> list[EncoderShape]:
     """Return `count` encoders drawn from `seed`, none of them in the calibration suite."""
     rng = np.random.default_rng(seed)
-    known = {shape[:-2] + (shape[-2], shape[-1]) for shape in suite.ENCODERS + suite.MORE_ENCODERS}
+    known = set(suite.ENCODERS + suite.MORE_ENCODERS)
     shapes: list[EncoderShape] = []
     while len(shapes) < count:
         hidden = int(rng.choice(WIDTHS))
@@ -99,8 +99,13 @@ def report(shapes: list[EncoderShape], estimates: list[Estimate], times: list[tu
     for dtype in dict.fromkeys(shape.dtype for shape in shapes):
         part = np.array([shape.dtype == dtype for shape in shapes])
         print(f"{dtype}: median error {np.median(error[part]):.1%}, P90 {np.quantile(error[part], 0.9):.1%}")
-    print(f"all {len(shapes)}: median error {np.median(error):.1%}, P90 {np.quantile(error, 0.9):.1%}, bias {np.median(value / truth) - 1:+.1%}")
-    print(f"repeat noise: median {np.median(noise):.1%}, P90 {np.quantile(noise, 0.9):.1%}; 90 % band holds {inside:.0%}")
+    bias = np.median(value / truth) - 1
+    print(
+        f"all {len(shapes)}: median error {np.median(error):.1%}, P90 {np.quantile(error, 0.9):.1%}, bias {bias:+.1%}"
+    )
+    print(
+        f"repeat noise: median {np.median(noise):.1%}, P90 {np.quantile(noise, 0.9):.1%}; 90 % band holds {inside:.0%}"
+    )
 
 
 def main() -> None:
@@ -120,8 +125,10 @@ def main() -> None:
     estimates = predicted(path, shapes)
     predictions = wish.folder / f"unseen_{wish.seed}_predictions.csv"
     lines = [f"{shape.name},{float(item.value)}" for shape, item in zip(shapes, estimates, strict=True)]
-    predictions.write_text("\n".join([f"# calibration sha256 {frozen}", "encoder,predicted_s", *lines]) + "\n", encoding="utf-8")
-    print(f"calibration {path} sha256 {frozen[:16]}…; predictions in {predictions}; measuring {len(shapes)} encoders twice")
+    predictions.write_text(
+        "\n".join([f"# calibration sha256 {frozen}", "encoder,predicted_s", *lines]) + "\n", encoding="utf-8"
+    )
+    print(f"calibration {path} sha256 {frozen[:16]}…; predictions in {predictions}; measuring {len(shapes)} encoders")
     times = measured_twice(shapes, backend)
     report(shapes, estimates, times, wish.folder / f"unseen_{wish.seed}.csv")
     if hashlib.sha256(path.read_bytes()).hexdigest() != frozen:

@@ -1,4 +1,4 @@
-"""Calibrations: from measurements or from a table of them to a document, and that document to text a person can read."""
+"""Calibrations: from measurements or a table of them to a document, and that document to text a person can read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def from_measurements(
         if len(rows.measured) >= LEAST_ROWS
     )
     if not fits:
-        raise CapacityError("too little was measured to fit anything; run `capacity calibrate` again with the same samples file")
+        raise CapacityError(
+            "too little was measured to fit anything; run `capacity calibrate` again with the same samples file"
+        )
     draft = Calibration(
         id=profile.id, hardware=profile.id, engine="eager", source="capacity calibrate on this machine",
         date=today.isoformat(), machine=machine, profile=profile, efficiencies=fits,
@@ -111,7 +113,7 @@ def to_yaml(calibration: Calibration) -> str:
     lines = [yaml.safe_dump(row, sort_keys=False, default_flow_style=True, width=10_000).strip() for row in rows]
     comment = (
         "# yaml-language-server: $schema=../../docs/reference/schemas/calibration.json\n"
-        "# Fitted numbers. flop_efficiency and bandwidth_efficiency are shares of the profile's dense rate and bandwidth;\n"
+        "# Fitted numbers. flop_efficiency and bandwidth_efficiency are shares of the profile's rate and bandwidth;\n"
         "# t0 and launch are seconds; log_sigma and median_error come from rows held out of the fit.\n"
     )
     return comment + head + "efficiencies:\n" + "".join(f"  - {line}\n" for line in lines)

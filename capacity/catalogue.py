@@ -31,7 +31,9 @@ def model(name: str) -> Model:
         return _from_huggingface(path, document)
     family = document.data.get("family", "transformer")
     if family not in MODEL_FAMILIES:
-        raise InputError([Problem(document.where(("family",)), f"unknown family; {suggestion(str(family), MODEL_FAMILIES)}")])
+        raise InputError(
+            [Problem(document.where(("family",)), f"unknown family; {suggestion(str(family), MODEL_FAMILIES)}")]
+        )
     return documents.validated(document, MODEL_FAMILIES[family])
 
 

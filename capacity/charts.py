@@ -35,11 +35,8 @@ def cost_bars(plan: Plan) -> Figure:
     """Return USD per month stacked by group for each option, with P10–P90 bars; options without a price say so."""
     figure = go.Figure()
     names = _names(plan.options)
-    bills = {
-        name: figures.groups(o.cost)
-        for name, o in zip(names, plan.options, strict=True)
-        if o.cost and figures.priced(o)
-    }
+    pairs = list(zip(names, plan.options, strict=True))
+    bills = {name: figures.groups(o.cost) for name, o in pairs if o.cost and figures.priced(o)}
     colors = _colors(dict.fromkeys(group for bill in bills.values() for group in bill), GROUP_COLORS)
     for group, color in colors.items():
         amounts = [bill.get(group, 0.0) for bill in bills.values()]
@@ -48,23 +45,20 @@ def cost_bars(plan: Plan) -> Figure:
         figure.add_bar(
             name=group, x=list(bills), y=shown, hovertext=texts, hovertemplate="%{x}: %{hovertext}", marker_color=color
         )
-    _add_cost_range(figure, names, plan.options)
-    for name, option in zip(names, plan.options, strict=True):
+    _add_cost_range(figure, pairs)
+    for name, option in pairs:
         if name not in bills:
             reason = figures.NO_PRICE if option.feasible else figures.INFEASIBLE
             figure.add_annotation(x=name, y=0, yanchor="bottom", text=reason, showarrow=False)
     figure.update_layout(barmode="stack")
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, range=[-0.5, len(names) - 0.5])
+    figure.update_yaxes(rangemode="tozero")
     return _styled(figure, "What it costs a month", "", "Cost [USD/month], bar: P10 to P90")
 
 
-def _add_cost_range(figure: Figure, names: Sequence[str], options: Sequence[Option]) -> None:
+def _add_cost_range(figure: Figure, pairs: Sequence[tuple[str, Option]]) -> None:
     """Add the P10–P90 of every priced option as an error bar about its middle."""
-    ranges = {
-        name: (option.cost.p10_usd, option.cost.p90_usd)
-        for name, option in zip(names, options, strict=True)
-        if option.cost and figures.priced(option)
-    }
+    ranges = {name: (o.cost.p10_usd, o.cost.p90_usd) for name, o in pairs if o.cost and figures.priced(o)}
     figure.add_scatter(
         name="P10 to P90",
         x=list(ranges),

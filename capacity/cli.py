@@ -29,7 +29,9 @@ Override = Annotated[list[str] | None, typer.Option("--override", "-o", help="Na
 Setting = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="path=value, e.g. traffic.peak_rate=3000/s; repeatable.")
 ]
-CalibrationFile = Annotated[list[str] | None, typer.Option("--calibration", "-c", help="Calibration file to use first.")]
+CalibrationFile = Annotated[
+    list[str] | None, typer.Option("--calibration", "-c", help="Calibration file to use first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Today = Annotated[str | None, typer.Option("--today", help="Date prices are judged at, YYYY-MM-DD; default today.")]
 
@@ -68,7 +70,7 @@ def report(
     scenario: Scenario, hardware: Hardware = None, override: Override = None, settings: Setting = None,
     calibration: CalibrationFile = None, today: Today = None,
     format_: Annotated[str, typer.Option("--format", "-f", help="markdown, html, csv or json.")] = "markdown",
-    output: Annotated[Path | None, typer.Option("--output", "-O", help="File to write; default standard output.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-O", help="File to write; default stdout.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write the plan as a report file. Exit 1 if no option is feasible (the report says why)."""
@@ -107,7 +109,7 @@ def calibrate(
 def validate(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet of measurements.")],
     kind: Annotated[str, typer.Option("--kind", "-k", help="encoder, gemm or attention.")],
-    output: Annotated[Path | None, typer.Option("--output", "-O", help="Long table of predictions, CSV or Parquet.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-O", help="Table of predictions, CSV or Parquet.")] = None,
     calibration: CalibrationFile = None,
     max_median_error: Annotated[str | None, typer.Option(help="Gate: exit 1 above, e.g. 15%.")] = None,
     min_share: Annotated[str, typer.Option(help="Gate: least share of rows predicted.")] = "0.9",
@@ -142,7 +144,8 @@ def hardware_show(name: Annotated[str, typer.Argument(help="Profile id or file."
 
 @hardware_app.command("check")
 def hardware_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Profiles or files; default all.")] = None, as_json: AsJson = False
+    names: Annotated[list[str] | None, typer.Argument(help="Profiles or files; default all.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check profiles: well-formed, sourced, plausible. Exit 1 if one looks wrong."""
     from capacity.commands import looking

@@ -106,12 +106,12 @@ def parse(text: str, name: str) -> Document:
 
 def _bounded(text: str, name: str) -> None:
     """Refuse what is too deep to compose safely (nesting costs stack, and a bomb costs memory)."""
-    depth = count = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        count += 1
         if depth > MAX_DEPTH:
-            where = f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+            mark = event.start_mark
+            where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
             raise InputError([Problem(where, f"nested deeper than {MAX_DEPTH} levels")])
         if count > MAX_NODES:
             raise InputError([Problem(name, f"holds more than {MAX_NODES:,} values")])
@@ -133,7 +133,7 @@ class _Reader:
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(child, (*location, index)) for index, child in enumerate(node.value)]
-        return _scalar(node)
+        return _scalar(node) if isinstance(node, yaml.ScalarNode) else None
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Value]:
         result: dict[str, Value] = {}
@@ -214,6 +214,8 @@ def setting(assignment: str) -> Document:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise InputError([Problem(f"--set {assignment}", "write it as path.to.key=value")])
+    if len(keys) > MAX_DEPTH:
+        raise InputError([Problem(f"--set {path[:40]}…", f"goes deeper than {MAX_DEPTH} levels")])
     name = f"--set {path}"
     value = parse(f"value: {text.strip()}\n", name).data["value"]
     data: Value = value
@@ -284,12 +286,18 @@ def _problem(document: Document, detail: dict[str, Any], model: type[BaseModel])
         return Problem(document.where(location[:-1]), f"missing key {name!r}")
     shown = repr(detail["input"])
     got = f" (got {shown})" if len(shown) <= 60 and not isinstance(detail["input"], dict | list) else ""
-    return Problem(document.where(location), f"{name}: {message[:1].lower()}{message[1:]}{'' if 'got' in message else got}")
+    return Problem(
+        document.where(location), f"{name}: {message[:1].lower()}{message[1:]}{'' if 'got' in message else got}"
+    )
 
 
 def _in_data(part: str | int, data: Value, loc: tuple[str | int, ...]) -> bool:
     """Tell a key of the data from a tag that pydantic adds for a member of a union (`transformer`, `float`, …)."""
-    if isinstance(part, int) or part == loc[-1] or any(part in value for _, value in _walk(data, ()) if isinstance(value, dict)):
+    if (
+        isinstance(part, int)
+        or part == loc[-1]
+        or any(part in value for _, value in _walk(data, ()) if isinstance(value, dict))
+    ):
         return not (isinstance(part, str) and ("[" in part or "-validator" in part))
     return False
 

@@ -56,7 +56,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in names}
     wanted = name.casefold()
     close = [candidate for key, candidate in folded.items() if wanted and (wanted in key or key in wanted)][:3]
-    close += [folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5) if folded[key] not in close]
+    close += [
+        folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5) if folded[key] not in close
+    ]
     if close:
         return f"did you mean {' or '.join(close[:3])}?"
     shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")

@@ -8,10 +8,12 @@ from datetime import date
 
 from capacity import catalogue
 from capacity.errors import CapacityError
+from capacity.fleet.pools import PoolResult, plan_pools
 from capacity.money import ownership
 from capacity.phases import batch, training
+from capacity.phases.batch import BatchRun
+from capacity.phases.training import TrainingRun
 from capacity.plan import JobPlan, Option, Plan, StagePlan, Violation
-from capacity.fleet.pools import PoolResult, plan_pools
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model
@@ -46,9 +48,7 @@ def inputs(scenario: Scenario, calibration_files: Sequence[str] = (), today: dat
     )  # fmt: skip
 
 
-def plan(
-    scenario: Scenario, given: Inputs, hardware: Sequence[str] | None = None, changes: Sequence[str] = ()
-) -> Plan:
+def plan(scenario: Scenario, given: Inputs, hardware: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Plan:
     """Return the plan of `scenario` on each of `hardware` (by default the scenario's own candidates)."""
     options = [option(scenario, profile(name, given), given) for name in dict.fromkeys(hardware or scenario.hardware)]
     return Plan(
@@ -76,7 +76,8 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
         return _refused(hardware, device, str(error))
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
-    bases = [stage.time.basis for stage in pools.stages] + [job.duration.basis for job in jobs]
+    bases = [pool.service.basis for pool in pools.pools] or [stage.time.basis for stage in pools.stages]
+    bases += [job.duration.basis for job in jobs]
     return Option(
         hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=weakest(bases),
         stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,
@@ -86,10 +87,12 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
 
 
 def _refused(hardware: Hardware, device: Device, reason: str) -> Option:
-    nothing = Violation(where=hardware.id, constraint=reason, needed=float("nan"), allowed=float("nan"), dimension="count")
+    nothing = Violation(
+        where=hardware.id, constraint=reason, needed=float("nan"), allowed=float("nan"), dimension="count"
+    )
     return Option(
-        hardware=hardware.id, name=hardware.name, engine=device.engine, origin=device.origin, basis="assumed", stages=(),
-        pools=(), jobs=(), violations=(nothing,), latency_median_s=None, latency_quantile_s=None,
+        hardware=hardware.id, name=hardware.name, engine=device.engine, origin=device.origin, basis="assumed",
+        stages=(), pools=(), jobs=(), violations=(nothing,), latency_median_s=None, latency_quantile_s=None,
         latency_quantile_p90_s=None, bound="unknown", cost=None,
     )  # fmt: skip
 
@@ -113,40 +116,34 @@ def _rank(item: Option) -> tuple[int, float]:
 
 
 def _jobs(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> tuple[list[JobPlan], list[Violation]]:
-    jobs: list[JobPlan] = []
-    violations: list[Violation] = []
-    for job in scenario.training:
-        jobs.append(_training(job, scenario, device, models))
-    for work in scenario.batch:
-        jobs.append(_batch(work, scenario, device, models))
-    for item in jobs:
-        violations += _misses(item)
-    return jobs, violations
+    jobs = [_training(job, scenario, device, models) for job in scenario.training]
+    jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
+    return jobs, [miss for job in jobs for miss in _misses(job)]
 
 
 def _training(job: TrainingJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:
     run = training.fewest_devices(job, models[job.model], scenario, device)
-    return _job(job, "training", run.devices, run.duration, run.memory_bytes, device.hardware, run.duration.scaled(run.devices))
+    return _job(job, "training", run, run.duration.scaled(run.devices), device.hardware)
 
 
 def _batch(job: BatchJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:
     run = batch.fewest_devices(job, models[job.model] if job.model else None, scenario, device)
-    return _job(job, f"batch {job.task}", run.devices, run.duration, run.memory_bytes, device.hardware, run.device_time)
+    return _job(job, f"batch {job.task}", run, run.device_time, device.hardware)
 
 
 def _job(
-    job: TrainingJob | BatchJob, kind: str, devices: int, duration: Estimate, parts: Mapping[str, float],
-    hardware: Hardware, device_time: Estimate,
-) -> JobPlan:  # fmt: skip
-    fit = training.fits(parts, hardware)
+    job: TrainingJob | BatchJob, kind: str, run: TrainingRun | BatchRun, device_time: Estimate, hardware: Hardware
+) -> JobPlan:
+    fit = training.fits(run.memory_bytes, hardware)
     return JobPlan(
-        name=job.name, kind=kind, devices=devices, duration=duration, every_s=job.every,
+        name=job.name, kind=kind, devices=run.devices, duration=run.duration, every_s=job.every,
         deadline_s=job.deadline or job.every, device_hours_per_month=device_time.scaled(MONTH_S / job.every / 3600),
-        memory_bytes=parts, memory_available_bytes=fit[1] if fit else None,
+        memory_bytes=run.memory_bytes, memory_available_bytes=fit[1] if fit else None,
     )  # fmt: skip
 
 
 def _misses(job: JobPlan) -> list[Violation]:
+    """Return the constraints a job misses: memory of a device, and its deadline."""
     found = []
     needed = sum(job.memory_bytes.values())
     if job.memory_available_bytes is not None and needed > job.memory_available_bytes:
@@ -154,14 +151,14 @@ def _misses(job: JobPlan) -> list[Violation]:
             Violation(
                 where=job.name, constraint="memory of one device", needed=needed, allowed=job.memory_available_bytes,
                 dimension="bytes", advice="a smaller batch, a narrower dtype, or a larger device",
-            )  # fmt: skip
-        )
+            )
+        )  # fmt: skip
     if float(job.duration.value) > job.deadline_s:
         found.append(
             Violation(
                 where=job.name, constraint=f"deadline with {job.devices} devices (max_devices)",
                 needed=float(job.duration.value), allowed=job.deadline_s, dimension="seconds",
                 advice="more max_devices, or a longer deadline",
-            )  # fmt: skip
-        )
+            )
+        )  # fmt: skip
     return found

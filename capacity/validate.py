@@ -22,6 +22,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing import tables, transfer
 from capacity.timing.band import Estimate
+from capacity.timing.device import Device
 from capacity.work import transformer
 from capacity.work.huggingface import transformer as from_config
 
@@ -183,14 +184,16 @@ def gate(figures: Mapping[str, Any], max_median_error: float | None, min_share: 
     for target, values in figures["targets"].items():
         share, error = values["share"], values["median_ape"]
         if share is None or share < min_share:
-            failures.append(f"{target}: {0 if share is None else share:.1%} of the rows predicted, at least {min_share:.1%} wanted")
+            failures.append(
+                f"{target}: {0 if share is None else share:.1%} of the rows predicted, at least {min_share:.1%} wanted"
+            )
         if max_median_error is not None and (error is None or error > max_median_error):
             said = "no row could be compared" if error is None else f"median error {error:.1%}"
             failures.append(f"{target}: {said}, at most {max_median_error:.1%} wanted")
     return failures
 
 
-def _device(name: str, engine: str, context: Context) -> tuple[transfer.Device, str]:
+def _device(name: str, engine: str, context: Context) -> tuple[Device, str]:
     """Return the device of a table's hardware name, and the fusion of its engine."""
     brought = {profile.id: profile for _, profile in context.calibrations}
     profile = brought.get(name) or catalogue.hardware(names.hardware_id(name))

@@ -1,4 +1,4 @@
-"""Real transformers, built from configs by their own library, at sizes that fit; weights are random, shapes are real."""
+"""Real transformers, built from configs by their own library at sizes that fit; random weights, real shapes."""
 
 from __future__ import annotations
 

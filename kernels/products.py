@@ -60,7 +60,7 @@ def streaming_case(kind: StreamKind, rows: int, width: int, dtype: str, backend:
             "activation": lambda: functional.gelu(values),
             "add": lambda: values + other,
             "softmax": lambda: functional.softmax(values, dim=-1),
-            "copy": lambda: strided.contiguous(),
+            "copy": strided.contiguous,
         }
         return runs[kind]
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from capacity.errors import InputError, Problem
 from capacity.spec.calibration import Power
@@ -64,8 +64,8 @@ class Samples:
             first, *lines = path.read_text(encoding="utf-8").splitlines()
             found = json.loads(first)
             complete = [json.loads(line) for line in lines if line.endswith("}")]
-            timings = [Timing(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in complete]
-        except (ValueError, TypeError, UnicodeDecodeError):
+            timings = [_timing(row) for row in complete]
+        except (ValueError, TypeError, KeyError, UnicodeDecodeError):
             raise InputError([Problem(str(path), "is not a samples file of `capacity calibrate`")]) from None
         if found != header:
             raise InputError([Problem(str(path), "holds samples of another machine or method; name another file")])
@@ -85,6 +85,14 @@ class Samples:
         probes = sorted(probe for timing in self.timings.values() for probe in timing.probes_s)
         quiet = probes[len(probes) // 10] if probes else 0.0
         return {name: dataclasses.replace(timing, quiet_s=quiet) for name, timing in self.timings.items()}
+
+
+def _timing(row: dict[str, Any]) -> Timing:
+    """Return the timing that a line of the samples file holds."""
+    return Timing(
+        name=str(row["name"]), samples_s=tuple(row["samples_s"]), probes_s=tuple(row["probes_s"]),
+        quiet_s=float(row["quiet_s"]), inner=int(row["inner"]), warmup_calls=int(row["warmup_calls"]),
+    )  # fmt: skip
 
 
 def time_suite(cases: Sequence[Case], backend: Backend, plan: Plan, samples: Samples, progress: Progress) -> None:

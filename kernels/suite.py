@@ -31,15 +31,29 @@ ATTENTION = (  # batch, heads, tokens, head_dim
     (1, 12, 512, 64), (2, 8, 384, 48), (6, 12, 96, 64), (8, 16, 16, 64), (4, 8, 192, 64), (1, 12, 768, 64),
 )  # fmt: skip
 MORE_ATTENTION = (
-    (1, 4, 16, 64), (32, 12, 64, 32), (8, 16, 128, 64), (2, 12, 512, 64), (1, 16, 640, 64), (1, 8, 1024, 128),
-    (16, 12, 48, 64), (3, 6, 320, 64),
+    (1, 4, 16, 64),
+    (32, 12, 64, 32),
+    (8, 16, 128, 64),
+    (2, 12, 512, 64),
+    (1, 16, 640, 64),
+    (1, 8, 1024, 128),
+    (16, 12, 48, 64),
+    (3, 6, 320, 64),
 )
 STREAMS: tuple[StreamKind, ...] = ("norm", "activation", "add", "softmax", "copy")
 STREAM_SHAPES = ((32, 768), (128, 512), (512, 768), (512, 3072), (1024, 1024), (2048, 1536))
 DECODES = ((1, 256), (2, 128), (8, 512), (4, 1024), (16, 256))  # sequences, cached positions
-LSTMS = ((1, 50, 128, 256), (4, 20, 256, 512), (16, 50, 256, 512), (64, 20, 128, 128), (128, 50, 256, 256), (32, 10, 512, 512))
+LSTMS = (
+    (1, 50, 128, 256),
+    (4, 20, 256, 512),
+    (16, 50, 256, 512),
+    (64, 20, 128, 128),
+    (128, 50, 256, 256),
+    (32, 10, 512, 512),
+)
 EMBEDDING_BAGS = (  # bags, rows pooled in each, width, rows of the table
-    (256, 1, 256, 100_000), (4096, 1, 768, 100_000), (1024, 20, 128, 200_000), (128, 50, 64, 1_000_000), (16, 1, 128, 1_000_000),
+    (256, 1, 256, 100_000), (4096, 1, 768, 100_000), (1024, 20, 128, 200_000), (128, 50, 64, 1_000_000),
+    (16, 1, 128, 1_000_000),
 )  # fmt: skip
 ENCODERS = (  # model type, layers, hidden, heads, intermediate, batch, tokens
     ("bert", 2, 128, 2, 512, 1, 8), ("bert", 6, 384, 12, 1536, 8, 64), ("bert", 3, 768, 12, 3072, 4, 128),
@@ -88,7 +102,13 @@ def recommender_cases(backend: Backend, *, quick: bool) -> Iterator[Case]:
                 batch=batch, heads=8, kv_heads=8, query=1, keys=context, head_dim=64, dtype=dtype, phase="decode"
             )
             yield attention_case(decode, backend)
-    for queries, vectors, width in ((1, 100_000, 128), (1, 20_000, 768), (16, 50_000, 384), (64, 20_000, 768), (8, 10_000, 256)):
+    for queries, vectors, width in (
+        (1, 100_000, 128),
+        (1, 20_000, 768),
+        (16, 50_000, 384),
+        (64, 20_000, 768),
+        (8, 10_000, 256),
+    ):
         yield l2_case(queries, vectors, width, backend)
         if not quick:
             yield dot_case(queries, vectors, width, backend)

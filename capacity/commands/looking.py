@@ -19,7 +19,7 @@ from capacity.commands.planning import console
 from capacity.errors import CapacityError, UnknownNameError
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import DTYPE_BYTES, Fact, Hardware
-from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
+from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import DevicePrice, Rates
 from capacity.spec.scenario import Domain, Scenario
 from capacity.timing import transfer
@@ -30,8 +30,8 @@ from capacity.work.transformer import encode
 
 screen = console()
 SCHEMAS: dict[str, Any] = {
-    "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain, "calibration": Calibration,
-    "shared": Shared, "rates": Rates, "device-price": DevicePrice,
+    "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain,
+    "calibration": Calibration, "shared": Shared, "rates": Rates, "device-price": DevicePrice,
 }  # fmt: skip
 DIMENSIONS = {
     "memory": "bytes", "memory_bandwidth": "bytes/s", "last_level_cache": "bytes", "clock": "hertz", "power": "watts",
@@ -54,8 +54,15 @@ def hardware_list(*, as_json: bool) -> int:
     table = Table("id", "name", "memory", "bandwidth", "16-bit dense", "power", title=f"{len(rows)} devices")
     for row in sorted(rows, key=lambda row: (row["kind"], row["id"])):
         rate = row["bf16_flop_per_s"] or row["fp16_flop_per_s"]
-        cells = [(row["memory_bytes"], "bytes"), (row["memory_bandwidth_bytes_per_s"], "bytes/s"), (rate, "FLOP/s"), (row["power_w"], "watts")]
-        table.add_row(row["id"], row["name"], *("unknown" if value is None else text(value, kind) for value, kind in cells))
+        cells = [
+            (row["memory_bytes"], "bytes"),
+            (row["memory_bandwidth_bytes_per_s"], "bytes/s"),
+            (rate, "FLOP/s"),
+            (row["power_w"], "watts"),
+        ]
+        table.add_row(
+            row["id"], row["name"], *("unknown" if value is None else text(value, kind) for value, kind in cells)
+        )
     screen.print(table)
     return 0
 
@@ -77,7 +84,14 @@ def hardware_show(name: str, *, as_json: bool) -> int:
     profile = brought.get(name) or catalogue.hardware(name)
     device = transfer.device(profile, "fused", catalogue.calibrations(), catalogue.shared())
     if as_json:
-        print(json.dumps({**profile.model_dump(mode="json", exclude_none=True), "times": {"origin": device.origin, "basis": device.basis}}))
+        print(
+            json.dumps(
+                {
+                    **profile.model_dump(mode="json", exclude_none=True),
+                    "times": {"origin": device.origin, "basis": device.basis},
+                }
+            )
+        )
         return 0
     table = Table("fact", "value", "source", "note", title=f"{profile.name} ({profile.id})")
     for fact_name, fact, dimension in _facts(profile):
@@ -100,7 +114,9 @@ def _facts(profile: Hardware) -> list[tuple[str, Fact[Any], str]]:
         if fact is None:
             continue
         if name == "link":
-            found.append((f"link {fact.value.kind}", fact.model_copy(update={"value": fact.value.bandwidth}), "bytes/s"))
+            found.append(
+                (f"link {fact.value.kind}", fact.model_copy(update={"value": fact.value.bandwidth}), "bytes/s")
+            )
         else:
             found.append((name.replace("_", " "), fact, DIMENSIONS.get(name, "count")))
     return found
@@ -133,12 +149,14 @@ def _doubts(profile: Hardware, name: str) -> list[str]:
         doubts.append(f"id {profile.id!r} differs from the file's name {stem!r}")
     rates = {dtype: fact.value for dtype, fact in profile.dense_rates.items()}
     for wide, narrow in (("fp64", "fp32"), ("fp32", "fp16"), ("fp32", "bf16"), ("fp16", "fp8"), ("fp8", "fp4")):
-        if wide in rates and narrow in rates and rates[wide] > rates[narrow] * 1.01:  # type: ignore[index]
+        if wide in rates and narrow in rates and rates[wide] > rates[narrow] * 1.01:
             doubts.append(f"dense {wide} above dense {narrow}: is one of them sparse, or a unit wrong?")
     if profile.power and profile.idle_power and profile.idle_power.value >= profile.power.value:
         doubts.append("idle_power is not below power")
     if profile.memory_bandwidth and not 1e9 <= profile.memory_bandwidth.value <= 1e14:
-        doubts.append(f"memory_bandwidth {text(profile.memory_bandwidth.value, 'bytes/s')} is out of any plausible range")
+        doubts.append(
+            f"memory_bandwidth {text(profile.memory_bandwidth.value, 'bytes/s')} is out of any plausible range"
+        )
     return doubts
 
 
@@ -163,12 +181,14 @@ def hardware_detect(output: Path | None, *, as_json: bool) -> int:
 def _profile_yaml(profile: Hardware) -> str:
     import yaml
 
-    return yaml.safe_dump(profile.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        profile.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False, allow_unicode=True
+    )
 
 
 def model_list(*, as_json: bool) -> int:
     """Print one line a model."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(documents.catalogue("model_profiles")):
         model = catalogue.model(name)
         rows.append({"id": model.id, "name": model.name, "family": model.family, "parameters": parameters(model)})
@@ -185,7 +205,12 @@ def model_list(*, as_json: bool) -> int:
 def model_show(name: str, tokens: int, *, as_json: bool) -> int:
     """Print what one model is and what a pass over one sequence costs."""
     model = catalogue.model(name)
-    facts: dict[str, Any] = {"id": model.id, "name": model.name, "family": model.family, "parameters": parameters(model)}
+    facts: dict[str, Any] = {
+        "id": model.id,
+        "name": model.name,
+        "family": model.family,
+        "parameters": parameters(model),
+    }
     if isinstance(model, TransformerModel):
         built = architecture(model)
         work = encode(built, 1, tokens, "fp16", "fused")

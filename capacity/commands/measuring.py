@@ -111,7 +111,16 @@ def _said(fitted: Calibration, path: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"file": str(path), **fitted.model_dump(mode="json", exclude_none=True)}))
         return
-    table = Table("operation", "dtype", "of rate", "of bandwidth", "t0 [µs]", "held-out error", "rows", title=f"{fitted.id}: fitted")
+    table = Table(
+        "operation",
+        "dtype",
+        "of rate",
+        "of bandwidth",
+        "t0 [µs]",
+        "held-out error",
+        "rows",
+        title=f"{fitted.id}: fitted",
+    )
     for row in fitted.efficiencies:
         shares = (f"{row.flop_efficiency:.3g}", f"{row.bandwidth_efficiency:.3g}", f"{row.t0 * 1e6:.3g}")
         table.add_row(row.operation, row.dtype, *shares, f"{row.median_error:.1%}", str(row.rows))
@@ -155,7 +164,9 @@ def validate_table(wish: Check, *, as_json: bool) -> int:
     if wish.plot is not None:
         from capacity import charts
 
-        files.write_text(wish.plot, charts.to_html(charts.predicted_measured(found)))
+        shown = {str(name): found[name].to_numpy() for name in ("measured", "predicted", "low", "high", "hardware")}
+        unit = found["target"].iloc[0].rsplit("_", 1)[-1] if len(found) else "s"
+        files.write_text(wish.plot, charts.page(charts.predicted_measured(shown, unit)))
     if as_json:
         print(json.dumps(figures))
     else:

@@ -87,11 +87,50 @@ def _print_plan(plan: Plan) -> None:
 
 
 SHOWN = {
-    "options": ("name", "devices", "latency_quantile_s", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month", "against_best_fraction", "bound", "basis", "missed"),
+    "options": (
+        "name",
+        "devices",
+        "latency_quantile_s",
+        "usd_per_month",
+        "p10_usd_per_month",
+        "p90_usd_per_month",
+        "against_best_fraction",
+        "bound",
+        "basis",
+        "missed",
+    ),
     "stages": ("name", "time_s", "time_low_s", "time_high_s", "basis", "bound", "work_flop"),
-    "pools": ("name", "replicas", "spare_replicas", "devices", "batch_requests", "service_s", "wait_p99_s", "utilization_fraction", "memory_bytes"),
-    "jobs": ("name", "kind", "devices", "duration_s", "duration_low_s", "duration_high_s", "every_s", "device_hours_per_month"),
-    "cost": ("group", "name", "quantity", "unit", "unit_price_usd", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month"),
+    "pools": (
+        "name",
+        "replicas",
+        "spare_replicas",
+        "devices",
+        "batch_requests",
+        "service_s",
+        "wait_p99_s",
+        "utilization_fraction",
+        "memory_bytes",
+    ),
+    "jobs": (
+        "name",
+        "kind",
+        "devices",
+        "duration_s",
+        "duration_low_s",
+        "duration_high_s",
+        "every_s",
+        "device_hours_per_month",
+    ),
+    "cost": (
+        "group",
+        "name",
+        "quantity",
+        "unit",
+        "unit_price_usd",
+        "usd_per_month",
+        "p10_usd_per_month",
+        "p90_usd_per_month",
+    ),
 }
 """Columns that fit on a terminal; the reports show all."""
 
@@ -106,7 +145,9 @@ def _worth_showing(option: Option) -> dict[str, ReportTable]:
         "stages": table.stage_table(option), "pools": table.pool_table(option), "jobs": table.job_table(option),
         "cost": table.cost_table(option),
     }  # fmt: skip
-    return {name: replace(part, title=f"{option.name}: {part.title.lower()}") for name, part in parts.items() if part.rows}
+    return {
+        name: replace(part, title=f"{option.name}: {part.title.lower()}") for name, part in parts.items() if part.rows
+    }
 
 
 def rich_table(content: ReportTable) -> Any:  # noqa: ANN401  (rich is imported lazily)
@@ -132,7 +173,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def list_scenarios(*, as_json: bool) -> int:
     """Print every scenario with its overrides, and the domains that apply to all."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(documents.catalogue("scenarios")):
         found = catalogue.scenario(name)
         rows.append({"id": found.id, "title": found.title, "overrides": sorted(found.overrides)})
@@ -167,7 +208,9 @@ def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -
         screen = console()
         screen.print(rich_table(comparison.totals_table(found)))
         for option in found.options:
-            screen.print(rich_table(replace(comparison.groups_table(option), title=f"{option.name}: monthly cost by group")))
+            screen.print(
+                rich_table(replace(comparison.groups_table(option), title=f"{option.name}: monthly cost by group"))
+            )
     rise = _rise(before, after)
     if allowed is not None and (rise is None or rise > allowed):
         said = "no price to compare" if rise is None else f"cost rises by {rise:.1%}"

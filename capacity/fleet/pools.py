@@ -113,8 +113,8 @@ def _fitted(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> 
                     where=f"pool {name}", constraint=f"memory of one of {DEGREES[-1]} devices at batch 1",
                     needed=sum(pool.parts(1).values()), allowed=pool.available_bytes or 0.0, dimension="bytes",
                     advice="a narrower dtype, a smaller model, or a larger device",
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip
     return pools, violations
 
 
@@ -235,6 +235,6 @@ def _stages(pools: Sequence[_Pool], device: Device, batches: Mapping[str, int]) 
                     name=stage.name, task=stage.task, pool=pool.name,
                     time=serving_step.time(stage, requests, device, pool.context), flop=float(total_flop(work)),
                     moved_bytes=float(total_bytes(work)), bound=device.bound(work) if work else "host",
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip
     return tuple(plans)

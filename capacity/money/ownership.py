@@ -18,7 +18,7 @@ from capacity.plan import Cost, CostLine, JobPlan, PoolPlan
 from capacity.spec.hardware import Hardware
 from capacity.spec.prices import Quote, Rates
 from capacity.spec.scenario import Scenario
-from capacity.timing.band import Basis, weakest
+from capacity.timing.band import Z90, Basis, weakest
 
 HOURS = 730.0
 """Hours of a month: 8760 / 12."""
@@ -52,8 +52,8 @@ class _Item:
         usd = None if self.price is None else self.quantity * self.price
         p10, p90 = (None, None) if usd is None else (float(q) for q in np.quantile(self.draws, [0.1, 0.9]))
         return CostLine(
-            group=self.group, name=self.name, quantity=self.quantity, unit=self.unit, unit_price_usd=self.price, usd=usd,
-            p10_usd=p10, p90_usd=p90, basis=self.basis, formula=self.formula, source=self.source, flags=self.flags,
+            group=self.group, name=self.name, quantity=self.quantity, unit=self.unit, unit_price_usd=self.price,
+            usd=usd, p10_usd=p10, p90_usd=p90, basis=self.basis, formula=self.formula, source=self.source, flags=self.flags,
         )  # fmt: skip
 
 
@@ -67,17 +67,22 @@ class _Draws:
     def price(self, name: str, low: float, value: float, high: float) -> Array:
         """Return draws of a price whose median is `value` and whose P5 and P95 are about `low` and `high`."""
         if name not in self._made:
-            seed = np.frombuffer(name.encode().ljust(8, b"-"), dtype=np.uint8).astype(np.uint32)
-            self._made[name] = np.random.default_rng(seed).standard_normal(DRAWS)
+            self._made[name] = np.random.default_rng(list(name.encode())).standard_normal(DRAWS)
         z = self._made[name]
         if value <= 0:
             return np.full(DRAWS, value)
-        spread = np.where(z < 0, np.log(value / max(low, value * 1e-3)), np.log(max(high, value) / value)) / 1.6449
-        return value * np.exp(spread * z)
+        down = float(np.log(value / max(low, value * 1e-3))) / Z90
+        up = float(np.log(max(high, value) / value)) / Z90
+        return value * np.exp(np.where(z < 0, down, up) * z)
 
 
 def cost(
-    scenario: Scenario, hardware: Hardware, pools: Sequence[PoolPlan], jobs: Sequence[JobPlan], rates: Rates, today: date
+    scenario: Scenario,
+    hardware: Hardware,
+    pools: Sequence[PoolPlan],
+    jobs: Sequence[JobPlan],
+    rates: Rates,
+    today: date,
 ) -> Cost:
     """Return the monthly bill of `scenario` on `hardware`."""
     draws = _Draws()
@@ -161,10 +166,8 @@ IDLE_SHARE = 0.2
 
 
 def _energy_item(kwh: float, rates: Rates, draws: _Draws) -> _Item:
-    return _quoted(
-        "energy", "electricity", kwh, "kWh", rates.electricity, draws, "assumed",
-        f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}",
-    )  # fmt: skip
+    formula = f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}"
+    return _quoted(_amount("energy", "electricity", kwh, "kWh", "assumed", formula), rates.electricity, draws)
 
 
 def _storage_items(
@@ -174,28 +177,32 @@ def _storage_items(
     vectors = max((pool.memory_bytes.get("catalogue vectors", 0.0) for pool in pools), default=0.0)
     training = [job for job in jobs if job.kind == "training"]
     checkpoints = kept.checkpoints * sum(
-        sum(job.memory_bytes.get(part, 0.0) for part in ("weights", "master weights", "optimizer states")) for job in training
+        sum(job.memory_bytes.get(part, 0.0) for part in ("weights", "master weights", "optimizer states"))
+        for job in training
     )
     logs = scenario.traffic.peak_rate * scenario.traffic.mean_to_peak * kept.log_retention * kept.log_bytes_per_request
     weights = sum(pool.memory_bytes.get("weights", 0.0) for pool in pools)
+    kept_bytes = weights + vectors * kept.vector_copies + kept.features
     slow, fast = rates.object_storage, rates.block_storage
-    return [
-        _quoted("storage", "request logs", logs / 1e9, "GB-month", slow, draws, "assumed", "rate × retention × bytes a request"),
-        _quoted("storage", "checkpoints", checkpoints / 1e9, "GB-month", slow, draws, "calibrated", f"{kept.checkpoints} copies"),
-        _quoted(
-            "storage", "weights, vectors, features", (weights + vectors * kept.vector_copies + kept.features) / 1e9, "GB-month",
-            fast, draws, "calibrated", f"weights + {kept.vector_copies} × vectors + features",
-        ),
-    ]  # fmt: skip
+    log = _amount("storage", "request logs", logs / 1e9, "GB-month", "assumed", "rate × retention × bytes a request")
+    saved = _amount("storage", "checkpoints", checkpoints / 1e9, "GB-month", "calibrated", f"{kept.checkpoints} copies")
+    live = _amount(
+        "storage", "weights, vectors, features", kept_bytes / 1e9, "GB-month", "calibrated",
+        f"weights + {kept.vector_copies} × vectors + features",
+    )  # fmt: skip
+    return [_quoted(log, slow, draws), _quoted(saved, slow, draws), _quoted(live, fast, draws)]
 
 
 def _network_items(scenario: Scenario, rates: Rates, draws: _Draws) -> list[_Item]:
     requests = scenario.traffic.peak_rate * scenario.traffic.mean_to_peak * MONTH_S
     sent = requests * scenario.network.response_bytes / 1e9
-    items = [_quoted("network", "egress", sent, "GB", rates.egress, draws, "assumed", "requests × response bytes")]
-    if scenario.network.cross_zone_share:
-        crossing = sent * scenario.network.cross_zone_share
-        items.append(_quoted("network", "cross-zone", crossing, "GB", rates.cross_zone, draws, "assumed", "share of egress"))
+    items = [
+        _quoted(_amount("network", "egress", sent, "GB", "assumed", "requests × response bytes"), rates.egress, draws)
+    ]
+    crossing = sent * scenario.network.cross_zone_share
+    if crossing:
+        amount = _amount("network", "cross-zone", crossing, "GB", "assumed", "share of egress")
+        items.append(_quoted(amount, rates.cross_zone, draws))
     return items
 
 
@@ -203,23 +210,27 @@ def _people_items(scenario: Scenario, rates: Rates, draws: _Draws) -> list[_Item
     hours = scenario.people.engineer_hours_per_month
     if not hours:
         return []
-    return [_quoted("people", "engineers", hours, "hours", rates.engineer, draws, "assumed", "hours a month × loaded rate")]
+    amount = _amount("people", "engineers", hours, "hours", "assumed", "hours a month × loaded rate")
+    return [_quoted(amount, rates.engineer, draws)]
 
 
-def _quoted(
-    group: str, name: str, quantity: float, unit: str, quote: Quote[float] | None, draws: _Draws, basis: Basis, formula: str
-) -> _Item:
-    """Return a line at a quoted rate, or one without a price where the rate table has none."""
-    item = _Item(
+def _amount(group: str, name: str, quantity: float, unit: str, basis: Basis, formula: str) -> _Item:
+    """Return a line that knows its quantity but no price yet: visible, never 0."""
+    return _Item(
         group=group, name=name, quantity=quantity, quantity_draws=np.full(DRAWS, quantity), unit=unit, price=None,
-        price_draws=np.zeros(DRAWS), basis=basis, formula=formula, source="no rate in the rate table", flags=("no price",),
+        price_draws=np.zeros(DRAWS), basis=basis, formula=formula, source="no rate in the rate table",
+        flags=("no price",),
     )  # fmt: skip
+
+
+def _quoted(item: _Item, quote: Quote[float] | None, draws: _Draws) -> _Item:
+    """Return the line at a quoted rate; without one it stays as it is."""
     if quote is None:
         return item
     low, high = quote.value if quote.low is None else quote.low, quote.value if quote.high is None else quote.high
     return replace(
-        item, price=quote.value, price_draws=draws.price(name, low, quote.value, high), flags=(),
-        source=f"{quote.source} ({quote.date})", basis=weakest([basis, "datasheet"]),
+        item, price=quote.value, price_draws=draws.price(item.name, low, quote.value, high), flags=(),
+        source=f"{quote.source} ({quote.date})", basis=weakest([item.basis, "datasheet"]),
     )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ def batch_operations(job: BatchJob, model: Model | None, scenario: Scenario, ite
     An exact index is the matrix of vectors itself: building it reads and writes every vector once.
     """
     if job.task == "index":
-        return (Streaming(kind="copy", elements=items * _width(job, model), dtype=_stream_dtype(job.dtype), label="index"),)
+        return (
+            Streaming(kind="copy", elements=items * _width(job, model), dtype=_stream_dtype(job.dtype), label="index"),
+        )
     if not isinstance(model, TransformerModel):
         raise CapacityError(f"batch job {job.name}: an encode job needs a model of family 'transformer'")
     return transformer.encode(architecture(model), items, scenario.tokens(job.tokens), job.dtype, scenario.engine)
@@ -62,7 +64,7 @@ def fewest_devices(job: BatchJob, model: Model | None, scenario: Scenario, devic
 
 def _memory(job: BatchJob, model: Model | None, scenario: Scenario, size: int) -> dict[str, float]:
     if job.task == "index":
-        return {"vectors": scenario.amount(job.items, job.every) * _width(job, model) * memory.value_bytes(job.dtype)}
+        return {"vectors": size * _width(job, model) * memory.value_bytes(job.dtype)}  # streamed, batch by batch
     if not isinstance(model, TransformerModel):
         return {}
     parts = memory.inference(architecture(model), size * scenario.tokens(job.tokens), job.dtype)

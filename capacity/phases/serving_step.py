@@ -99,7 +99,9 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
             return {}
 
 
-def generation(stage: GenerateStage, requests: Amount, context: Context) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+def generation(
+    stage: GenerateStage, requests: Amount, context: Context
+) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
     """Return the operations of reading the prompts, and of writing every output token at the mean context length."""
     model = architecture(_transformer(context, stage.model))
     prompt, fusion = context.scenario.tokens(stage.prompt_tokens), context.scenario.engine
@@ -118,7 +120,11 @@ def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Co
     message = tokens * layer.hidden * max(width, 2)
     return (
         Collective(
-            kind="all_reduce", message_bytes=message, devices=context.tensor_parallel, count=2 * layers, label="all-reduce"
+            kind="all_reduce",
+            message_bytes=message,
+            devices=context.tensor_parallel,
+            count=2 * layers,
+            label="all-reduce",
         ),
     )
 

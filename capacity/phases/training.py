@@ -95,7 +95,9 @@ def training_memory(job: TrainingJob, model: Model, scenario: Scenario) -> dict[
     """Return the memory of one device by component [byte]."""
     match model:
         case TransformerModel():
-            kept = memory.transformer_activations(architecture(model), job.batch, scenario.tokens(job.tokens), job.dtype)
+            kept = memory.transformer_activations(
+                architecture(model), job.batch, scenario.tokens(job.tokens), job.dtype
+            )
         case LstmModel():
             rows = job.batch * scenario.audience.history
             kept = rows * (8 * model.hidden_size + 2 * model.items) * memory.value_bytes(job.dtype)

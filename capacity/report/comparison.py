@@ -70,6 +70,8 @@ class OptionChange:
 class Comparison:
     """Two reports: their answers, the cost of the best option of each, and every option."""
 
+    title: str
+    """Title of the new report."""
     old_answer: str
     new_answer: str
     best: Change
@@ -97,6 +99,7 @@ def _compared(old: Json, new: Json) -> Comparison:
     before, after = ({option["hardware"]: option for option in report["options"]} for report in (old, new))
     names = dict.fromkeys([*after, *before])
     return Comparison(
+        title=str(new["title"]),
         old_answer=old["answer"],
         new_answer=new["answer"],
         best=Change(_best_name(old, new), _total(_best(old)), _total(_best(new))),
@@ -247,6 +250,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     return {
         "schema": "capacity.comparison",
         "version": 1,
+        "title": comparison.title,
         "old_answer": comparison.old_answer,
         "new_answer": comparison.new_answer,
         "best": _plain(_cells(comparison.best)),

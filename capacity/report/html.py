@@ -38,9 +38,9 @@ def _state(option: Option) -> str:
 def _charts(plan: Plan, first: Option) -> list[Markup]:
     from capacity import charts  # noqa: PLC0415  (plotly takes a second to import)
 
-    drawn = [charts.cost_bars(plan), charts.latency_bars(first, plan.objective_latency_s)]
-    if first.pools or first.jobs:
-        drawn.append(charts.memory_bars(first))
+    drawn = [charts.cost_bars(plan)] if any(map(figures.priced, plan.options)) else []
+    drawn += [charts.latency_bars(first, plan.objective_latency_s)] if first.stages else []
+    drawn += [charts.memory_bars(first)] if first.pools or first.jobs else []
     return [Markup(fragment) for fragment in charts.fragments(drawn)]  # plotly escapes <, > and / in its data
 
 

@@ -104,7 +104,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         When one is no report of the JSON schema.
     """
     change = compared.compare(old, new)
-    blocks = [f"## {escaped(str(new['title']))}", _headline(change.best), table(compared.totals_table(change))]
+    blocks = [f"## {escaped(change.title)}", _headline(change.best), table(compared.totals_table(change))]
     blocks += [_folded(option) for option in change.options]
     answers = [f"**Before.** {escaped(change.old_answer)}", f"**Now.** {escaped(change.new_answer)}"]
     return "\n\n".join([*blocks, *answers]) + "\n"

@@ -97,7 +97,9 @@ def _next(plan: Plan) -> str:
         return "nothing else was compared"
     second = plan.options[1]
     if not second.feasible:
-        return f"no other option is feasible ({second.name}: {figures.first_missed(second)})"
+        others = len(plan.options) - 2
+        more = f"; and {text(others, 'count')} more option{'' if others == 1 else 's'}" if others else ""
+        return f"no other option is feasible ({second.name}: {figures.first_missed(second)}{more})"
     price, share = figures.monthly_usd(second), figures.against_best(plan, second)
     more = "" if isinstance(share, Missing) else f" ({shown(share, 'fraction', digits=2, signed=True)})"
     at = "without a price" if isinstance(price, Missing) else f"at {usd(price)}"

@@ -9,7 +9,7 @@ from pydantic import Field
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, Number, Seconds, Spec, Watts
 
-METHOD = "roofline"
+METHOD: Literal["roofline"] = "roofline"
 METHOD_VERSION = 1
 """Raised when the form or the fit changes: numbers of different versions are not comparable."""
 

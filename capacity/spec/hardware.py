@@ -101,6 +101,6 @@ class Hardware(Spec):
         return self
 
     def rate(self, dtype: str) -> float | None:
-        """Return the dense rate of `dtype` [FLOP/s], or None when unknown. fp32 on tensor cores is tf32, its own dtype."""
+        """Return the dense rate of `dtype` [FLOP/s], or None when unknown (fp32 on tensor cores is tf32)."""
         fact = self.dense_rates.get(dtype)  # type: ignore[call-overload]
         return fact.value if fact else None

@@ -46,9 +46,7 @@ RateAmount = Annotated[float, _reader("per second"), Field(ge=0, le=1e12), _sche
 Fraction = Annotated[float, _reader("fraction"), Field(ge=0, le=1), _schema("fraction", minimum=0, maximum=1)]
 Factor = Annotated[float, _reader("count"), Field(gt=0, le=1e6), _schema("count", exclusiveMinimum=0)]
 Number = Annotated[float, _reader("count"), Field(ge=0, le=1e18), _schema("count", minimum=0)]
-Count = Annotated[
-    int, _reader("count"), Field(ge=1, le=10**15), AfterValidator(_whole), _schema("count", minimum=1)
-]
+Count = Annotated[int, _reader("count"), Field(ge=1, le=10**15), AfterValidator(_whole), _schema("count", minimum=1)]
 CountAmount = Annotated[
     int, _reader("count"), Field(ge=0, le=10**15), AfterValidator(_whole), _schema("count", minimum=0)
 ]

@@ -268,7 +268,7 @@ class Pricing(Spec):
 
 
 class Scenario(Spec):
-    """One question: what does this recommender need, and what does it cost?"""
+    """One question: what this recommender needs, and what it costs."""
 
     id: Id
     title: str

@@ -90,7 +90,7 @@ def _fit(rows: Rows, chosen: NDArray[np.bool_], *, attention: bool, start: Roof 
     low, high = _bounds(rows, attention=attention)
 
     def loss(logs: Array) -> Array:
-        residual = np.log(rows.predicted(_roof(logs)) / measured)[chosen]
+        residual: Array = np.log(rows.predicted(_roof(logs)) / measured)[chosen]
         prior = 0.02 * (logs - start_logs)  # keeps a parameter that the rows do not identify where it started
         return np.concatenate([residual / 0.1, prior])
 
@@ -110,7 +110,8 @@ def _roof(logs: Array) -> Roof:
 
 def _logs(roof: Roof) -> Array:
     values = [roof.t0_s, roof.flop_per_s, roof.bytes_per_s, roof.sharpness, max(roof.softmax_columns, 1e-9)]
-    return np.log(np.asarray(values))
+    logs: Array = np.log(np.asarray(values))
+    return logs
 
 
 def _bounds(rows: Rows, *, attention: bool) -> tuple[Array, Array]:

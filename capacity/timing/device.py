@@ -20,13 +20,14 @@ FALLBACK_OPERATION = {
     "gather": "streaming.copy", "topk": "streaming.softmax", "streaming.optimizer": "streaming.add",
     "streaming.softmax": "streaming.norm", "streaming.activation": "streaming.copy", "streaming.copy": "streaming.add",
     "streaming.add": "streaming.norm", "streaming.norm": "streaming.add", "collective.all_reduce": "collective",
-    "collective.all_gather": "collective", "collective.reduce_scatter": "collective", "collective.alltoall": "collective",
-    "collective.send": "collective",
+    "collective.all_gather": "collective", "collective.reduce_scatter": "collective",
+    "collective.alltoall": "collective", "collective.send": "collective",
 }  # fmt: skip
 """Class whose efficiency stands in for one that was not measured."""
 FALLBACK_DTYPE = {
     "fp16": ("bf16",), "bf16": ("fp16",), "tf32": ("bf16", "fp16"), "fp8": ("fp16", "bf16"), "int8": ("fp16", "bf16"),
-    "fp4": ("fp8", "fp16", "bf16"), "int4": ("int8", "fp16", "bf16"), "fp32": ("tf32", "bf16", "fp16"), "fp64": ("fp32",),
+    "fp4": ("fp8", "fp16", "bf16"), "int4": ("int8", "fp16", "bf16"), "fp32": ("tf32", "bf16", "fp16"),
+    "fp64": ("fp32",),
 }  # fmt: skip
 Key = tuple[str, str]
 SAME_WIDTH = {frozenset({"fp16", "bf16"})}
@@ -128,7 +129,7 @@ class Device:
 def reference_rate(hardware: Hardware, operation: str, dtype: str) -> float:
     """Return the datasheet rate that a class's efficiency is a share of [FLOP/s]."""
     rate = hardware.rate(dtype)
-    if rate is None and operation.split(".")[0] in VECTOR_WORK:
+    if rate is None and operation.split(".", maxsplit=1)[0] in VECTOR_WORK:
         rate = next((r for r in map(hardware.rate, ("fp32", "tf32", "bf16", "fp16")) if r is not None), None)
     if rate is None:
         raise MissingFactError(f"{hardware.id} has no dense {dtype} rate; its profile knows {rates(hardware)}")

@@ -37,7 +37,7 @@ def attention(frame: pd.DataFrame, precision: names.Precision, phase: str) -> At
 
 
 ROTATING_COPIES = 6
-"""Weight copies that the benchmark behind `gemm` tables rotates through; small weights stay in the cache all the same."""
+"""Weight copies that the benchmark behind `gemm` tables rotates through; small weights stay in cache all the same."""
 MOST_ROWS = 4000
 """Rows of one class and dtype that a fit looks at, drawn with a fixed seed."""
 
@@ -71,7 +71,9 @@ def rows_to_fit(frame: pd.DataFrame, kind: str, hardware: Hardware) -> dict[tupl
             if len(chosen) < LEAST_ROWS:
                 continue
             operation = attention(chosen, precision, phase) if phase else gemm(chosen, precision)
-            found.setdefault((operation.operation, operation.dtype), Rows([operation], [column(chosen, "latency_us") * 1e-6]))
+            found.setdefault(
+                (operation.operation, operation.dtype), Rows([operation], [column(chosen, "latency_us") * 1e-6])
+            )
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from capacity.spec.calibration import Calibration, Composition, Efficiency, Shared
+from capacity.spec.calibration import Calibration, Efficiency, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis
 from capacity.timing.device import Device, Key
@@ -29,17 +30,21 @@ def device(
     called projected and gets the wider band of `shared.carried`.
     """
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
+    relatives = [pair for pair in calibrations if pair[1].kind == hardware.kind]
     if own:
-        best = min(own, key=lambda calibration: (calibration.engine != engine, calibration.id))
-        return _built(hardware, engine, best, shared, {}, "calibrated", best.id)
-    relatives = [(c, profile) for c, profile in calibrations if profile.kind == hardware.kind]
+        source = min(own, key=lambda calibration: (calibration.engine != engine, calibration.id))
+        return _Carried(source, source.id, "calibrated", {}).device(hardware, engine, shared)
     if not relatives:
-        return _built(hardware, engine, None, shared, {}, "assumed", "assumed values")
-    calibration, profile = min(relatives, key=lambda pair: (_distance(hardware, pair[1]), pair[0].engine != engine, pair[0].id))
+        return _Carried(None, "assumed values", "assumed", {}).device(hardware, engine, shared)
+    source, profile = min(
+        relatives, key=lambda pair: (_distance(hardware, pair[1]), pair[0].engine != engine, pair[0].id)
+    )
     carried = shared.carried
     sigma = (carried.same_architecture, carried.same_vendor, carried.same_kind)[_distance(hardware, profile)]
-    origin = f"{calibration.id}, carried over from {profile.name}"
-    return _built(hardware, engine, calibration, shared, {f"carried over from {profile.id}": sigma}, "projected", origin)
+    errors = {f"carried over from {profile.id}": sigma}
+    return _Carried(source, f"{source.id}, carried over from {profile.name}", "projected", errors).device(
+        hardware, engine, shared
+    )
 
 
 def _distance(hardware: Hardware, other: Hardware) -> int:
@@ -49,20 +54,24 @@ def _distance(hardware: Hardware, other: Hardware) -> int:
     return 1 if hardware.vendor == other.vendor else 2
 
 
-def _built(
-    hardware: Hardware, engine: str, calibration: Calibration | None, shared: Shared, errors: dict[str, float],
-    basis: Basis, origin: str,
-) -> Device:  # fmt: skip
-    fitted = calibration.efficiencies if calibration else ()
-    own: tuple[Composition, ...] = ()
-    if calibration and calibration.engine == engine:
-        own = calibration.composition
-    assumed = shared.compositions.get("fused" if engine == "fused" else "eager", ())
-    compositions: dict[str, Composition] = {item.mode: item for item in (*assumed, *own)}
-    return Device(
-        hardware=hardware, fitted=_keyed(fitted), shared=_keyed(shared.efficiencies), compositions=compositions,
-        engine=engine, origin=origin, errors=errors, basis=basis, stand_in_log_sigma=shared.stand_in_log_sigma,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """Where a device's efficiencies come from, and how sure they are there."""
+
+    source: Calibration | None
+    origin: str
+    basis: Basis
+    errors: Mapping[str, float]
+
+    def device(self, hardware: Hardware, engine: str, shared: Shared) -> Device:
+        fitted = self.source.efficiencies if self.source else ()
+        own = self.source.composition if self.source and self.source.engine == engine else ()
+        assumed = shared.compositions["fused" if engine == "fused" else "eager"]
+        return Device(
+            hardware=hardware, fitted=_keyed(fitted), shared=_keyed(shared.efficiencies), engine=engine,
+            compositions={item.mode: item for item in (*assumed, *own)}, origin=self.origin, errors=self.errors,
+            basis=self.basis, stand_in_log_sigma=shared.stand_in_log_sigma,
+        )  # fmt: skip
 
 
 def _keyed(efficiencies: Iterable[Efficiency]) -> dict[Key, Efficiency]:

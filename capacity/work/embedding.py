@@ -23,7 +23,14 @@ def alternating_least_squares(model: FactorizationModel, ratings: Amount, dtype:
     for side, rows in (("users", model.users), ("items", model.items)):
         operations += [
             Gather(rows=ratings, width=model.factors, dtype=dtype, label=f"factors of {side}"),
-            Gemm(m=model.factors, n=model.factors, k=ratings / rows, batch=rows, dtype=dtype, label=f"normal matrices of {side}"),
+            Gemm(
+                m=model.factors,
+                n=model.factors,
+                k=ratings / rows,
+                batch=rows,
+                dtype=dtype,
+                label=f"normal matrices of {side}",
+            ),
             Gemm(m=model.factors, n=1, k=ratings / rows, batch=rows, dtype=dtype, label=f"right-hand sides of {side}"),
             Solve(systems=rows, size=model.factors, dtype=dtype, label=f"solve {side}"),
         ]
@@ -51,7 +58,7 @@ def id_ranker_parameters(model: IdRankerModel) -> int:
 
 
 def rank_pairs(model: IdRankerModel, pairs: Amount, dtype: str, fusion: Fusion = "eager") -> tuple[Operation, ...]:
-    """Return the operations that rate `pairs` (user, item) pairs: two look-ups, the body over both, linear + sigmoid."""
+    """Return the operations that rate `pairs` (user, item) pairs: look-ups, the body over both, linear + sigmoid."""
     blocks = body(model)
     shape = Pass(batch=pairs, query=2, keys=2, dtype=dtype, fusion=fusion)
     block = attention_part(blocks.layer, shape) + feed_forward_part(blocks.layer, shape)

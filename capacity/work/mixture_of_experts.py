@@ -17,8 +17,7 @@ def experts(layer: Layer, tokens: Amount, dtype: str, weight_dtype: str | None =
     """
     total, chosen = layer.experts, layer.experts_per_token
     routed = tokens * chosen
-    hit = total * (1 - (1 - chosen / total) ** np.asarray(tokens, dtype=float))
-    hit = np.maximum(hit, 1.0) if np.ndim(hit) else max(float(hit), 1.0)
+    hit = np.maximum(total * (1 - (1 - chosen / total) ** np.asarray(tokens, dtype=float)), 1.0)
     inner = (2 if layer.gated else 1) * layer.intermediate
     common = {"dtype": dtype, "weight_dtype": weight_dtype}
     stream_dtype = dtype if dtype in {"fp32", "fp16", "bf16"} else "fp16"

@@ -14,7 +14,9 @@ def parameters(model: LstmModel) -> int:
     return model.items * model.embedding_size + first + further + model.items * (hidden + 1)
 
 
-def next_item(model: LstmModel, batch: Amount, steps: Amount, dtype: str, *, positions: str = "last") -> tuple[Operation, ...]:
+def next_item(
+    model: LstmModel, batch: Amount, steps: Amount, dtype: str, *, positions: str = "last"
+) -> tuple[Operation, ...]:
     """Return the operations that score every item after histories of `steps` items.
 
     `positions` = "last" scores the next item only (serving), "all" one after every step (training).
@@ -22,7 +24,12 @@ def next_item(model: LstmModel, batch: Amount, steps: Amount, dtype: str, *, pos
     rows = batch * steps if positions == "all" else batch
     first = Recurrent(batch=batch, steps=steps, inputs=model.embedding_size, hidden=model.hidden_size, dtype=dtype)
     further = Recurrent(
-        batch=batch, steps=steps, inputs=model.hidden_size, hidden=model.hidden_size, dtype=dtype, count=model.layers - 1
+        batch=batch,
+        steps=steps,
+        inputs=model.hidden_size,
+        hidden=model.hidden_size,
+        dtype=dtype,
+        count=model.layers - 1,
     )
     return (
         Gather(rows=batch * steps, width=model.embedding_size, dtype=dtype, label="item embedding"),

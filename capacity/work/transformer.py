@@ -13,7 +13,17 @@ from typing import Literal
 
 from capacity.work.architecture import Layer, Transformer
 from capacity.work.mixture_of_experts import experts
-from capacity.work.operations import Amount, Attention, Gather, Gemm, Operation, Streaming, backward, repeated
+from capacity.work.operations import (
+    Amount,
+    Attention,
+    Gather,
+    Gemm,
+    Operation,
+    Streaming,
+    StreamKind,
+    backward,
+    repeated,
+)
 
 EAGER_ACTIVATION_PASSES = {"gelu_new": 7}
 """Element-wise kernels an eager activation launches besides its own: GPT-2's tanh form is written out in Python."""
@@ -42,7 +52,9 @@ class Pass:
         return self.batch * self.query
 
 
-def encode(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "eager") -> tuple[Operation, ...]:
+def encode(
+    model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "eager"
+) -> tuple[Operation, ...]:
     """Return the operations of a forward pass over whole sequences, as an encoder or a cross-encoder runs it.
 
     A language model used as an encoder is pooled over its hidden states: its vocabulary projection is not run.
@@ -51,13 +63,17 @@ def encode(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion
     return prefill(body, batch, tokens, dtype, fusion)
 
 
-def prefill(model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "fused") -> tuple[Operation, ...]:
+def prefill(
+    model: Transformer, batch: Amount, tokens: Amount, dtype: str, fusion: Fusion = "fused"
+) -> tuple[Operation, ...]:
     """Return the operations that read `batch` prompts of `tokens` tokens, the last position projected."""
     phase: Phase = "prefill" if model.layer.causal else "encoder"
     return forward(model, Pass(batch=batch, query=tokens, keys=tokens, dtype=dtype, phase=phase, fusion=fusion))
 
 
-def decode(model: Transformer, batch: Amount, context: Amount, dtype: str, fusion: Fusion = "fused") -> tuple[Operation, ...]:
+def decode(
+    model: Transformer, batch: Amount, context: Amount, dtype: str, fusion: Fusion = "fused"
+) -> tuple[Operation, ...]:
     """Return the operations that generate one token for each of `batch` sequences with `context` cached positions.
 
     The new token attends to all of them and to itself.
@@ -83,9 +99,8 @@ def embeddings(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
     """Token look-up, then position and type tables added and normed where the architecture has them."""
     hidden = model.layer.hidden
     operations: list[Operation] = [Gather(rows=shape.tokens, width=hidden, dtype=shape.dtype, label="token embedding")]
-    extra = (model.positions > 0) + (model.token_types > 0)
-    for _ in range(extra):
-        operations.append(_stream("add", shape.tokens * hidden, shape, reads=2, label="embedding add"))
+    added = _stream("add", shape.tokens * hidden, shape, reads=2, label="embedding add")
+    operations += [added] * ((model.positions > 0) + (model.token_types > 0))
     if model.embedding_norm:
         operations.append(_stream("norm", shape.tokens * hidden, shape, flop_per_element=5, label="embedding norm"))
     return tuple(operations)
@@ -106,8 +121,8 @@ def attention_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
             batch=shape.batch, heads=layer.heads, kv_heads=layer.kv_heads, query=shape.query, keys=shape.keys,
             head_dim=layer.head_dim, dtype=shape.dtype, kv_dtype=shape.kv_dtype, phase=shape.phase,
             causal=layer.causal, window=layer.window,
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
     if shape.fusion == "eager":
         operations.append(_stream("copy", tokens * layer.query_width, shape, label="merge heads"))
     operations.append(_linear(hidden, layer.query_width, shape, "attention output"))
@@ -138,7 +153,7 @@ def feed_forward_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
 
 
 def head(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
-    """Final norm and what stands on the body."""
+    """Return the final norm and what stands on the body."""
     hidden, operations = model.layer.hidden, list[Operation]()
     if model.final_norm:
         operations.append(_stream("norm", shape.tokens * hidden, shape, flop_per_element=5, label="final norm"))
@@ -161,9 +176,13 @@ def _product(m: Amount, n: int, k: int, shape: Pass, label: str) -> Gemm:
     return Gemm(m=m, n=n, k=k, dtype=shape.dtype, weight_dtype=shape.weight_dtype, label=label)
 
 
-def _stream(kind: str, elements: Amount, shape: Pass, *, reads: float = 1, flop_per_element: float = 1, label: str) -> Streaming:
+def _stream(
+    kind: StreamKind, elements: Amount, shape: Pass, *, reads: float = 1, flop_per_element: float = 1, label: str
+) -> Streaming:
     dtype = shape.dtype if shape.dtype in {"fp32", "fp16", "bf16"} else "fp16"
-    return Streaming(kind=kind, elements=elements, dtype=dtype, reads=reads, flop_per_element=flop_per_element, label=label)  # type: ignore[arg-type]
+    return Streaming(
+        kind=kind, elements=elements, dtype=dtype, reads=reads, flop_per_element=flop_per_element, label=label
+    )
 
 
 def _norm(layer: Layer, shape: Pass) -> tuple[Operation, ...]:

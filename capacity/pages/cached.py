@@ -1,0 +1,118 @@
+"""Answers to a view, kept so that a slider answers at once. Frozen objects are shared between sessions, not copied.
+
+Each key holds the day (prices age) and a stamp of the files, so an edited YAML is seen at the next click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+
+import streamlit as st
+import yaml
+
+from capacity import catalogue, documents, planner
+from capacity.plan import Plan
+from capacity.report import csv_report, html, json_report, markdown
+from capacity.spec.calibration import Calibration, Shared
+from capacity.spec.hardware import Hardware
+from capacity.spec.scenario import Scenario
+from capacity.timing import transfer
+from capacity.timing.device import Device
+
+from capacity.pages import state
+from capacity.pages.state import View
+
+Stamp = tuple[int, int]
+KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
+
+
+def stamp() -> Stamp:
+    """Return how many files the catalogues hold and when the newest changed [ns]."""
+    paths = [path for kind in KINDS for folder in documents.folders(kind) for path in folder.glob("*.*")]
+    return len(paths), max((path.stat().st_mtime_ns for path in paths), default=0)
+
+
+def scenario(view: View) -> Scenario:
+    """Return the validated scenario of a view."""
+    return _scenario(view, stamp())
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _scenario(view: View, at: Stamp) -> Scenario:
+    return state.scenario(view)
+
+
+def plan(view: View) -> Plan:
+    """Return the plan of a view: the same that `capacity plan` prints for `state.command(view)`."""
+    return _plan(view, stamp(), date.today())
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _plan(view: View, at: Stamp, today: date) -> Plan:
+    found = _scenario(view, at)
+    given = planner.inputs(found, today=today)
+    return planner.plan(found, given, view.hardware or None, (*view.overrides, *view.settings))
+
+
+def profiles() -> Mapping[str, Hardware]:
+    """Return every device of the catalogue and of the user's calibrations, by id."""
+    return _profiles(stamp())
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _profiles(at: Stamp) -> Mapping[str, Hardware]:
+    shipped = {name: catalogue.hardware(name) for name in documents.catalogue("hardware_profiles")}
+    return shipped | {profile.id: profile for _, profile in _calibrations(at)}
+
+
+def calibrations() -> list[tuple[Calibration, Hardware]]:
+    """Return every calibration with the profile it was measured on."""
+    return _calibrations(stamp())
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _calibrations(at: Stamp) -> list[tuple[Calibration, Hardware]]:
+    return catalogue.calibrations()
+
+
+def shared() -> Shared:
+    """Return what holds for all devices until somebody measures."""
+    return _shared(stamp())
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _shared(at: Stamp) -> Shared:
+    return catalogue.shared()
+
+
+def device(hardware: str, engine: str) -> Device:
+    """Return a device with the efficiencies that plans use for it."""
+    return transfer.device(profiles()[hardware], engine, calibrations(), shared())
+
+
+def choices(view: View) -> list[str]:
+    """Return the overrides that a view may switch on: the scenario's own, then the domains, then what is on."""
+    own = plain_scenario(view).overrides
+    return list(dict.fromkeys((*own, *documents.catalogue("scenarios/domains"), *view.overrides)))
+
+
+def plain_scenario(view: View) -> Scenario:
+    """Return the scenario of a view without its overrides and settings."""
+    return scenario(View(scenario=view.scenario, text=view.text))
+
+
+def scenario_yaml(view: View) -> str:
+    """Return the scenario of a view as YAML: its own text where nothing is changed, else all values in one file."""
+    if not view.overrides and not view.settings:
+        return view.text or documents.read_text(documents.find("scenarios", view.scenario))
+    data = state.document(view).data
+    head = f"# {view.scenario} with {', '.join((*view.overrides, *view.settings))}\n"
+    return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+
+
+def report(view: View, kind: str) -> str:
+    """Return the report of a view as html, markdown, csv or json."""
+    answer = plan(view)
+    forms = {"html": html.render, "markdown": markdown.render, "csv": csv_report.options, "json": json_report.dumps}
+    return forms[kind](answer)

@@ -1,0 +1,129 @@
+"""The first screen: the answer, what it does not know, every option, and the best one taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from capacity import charts
+from capacity.pages import cached, session, show, state
+from capacity.plan import Option, Plan
+from capacity.report import figures, sentence
+from capacity.report import table as tables
+from capacity.report.cells import Missing, shown
+from capacity.units import text
+
+OPTIONS = (
+    "name", "devices", "latency_quantile_s", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month",
+    "against_best_fraction", "usd_per_thousand_requests", "bound", "basis", "missed",
+)  # fmt: skip
+COST = (
+    "group", "name", "quantity", "unit", "unit_price_usd", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month",
+    "basis", "formula", "source", "flags",
+)  # fmt: skip
+POOLS = (
+    "name", "replicas", "spare_replicas", "replicas_p10", "replicas_p90", "devices", "batch_requests", "utilization_fraction",
+)  # fmt: skip
+STAGES = ("name", "time_s", "time_low_s", "time_high_s", "basis", "bound", "work_flop", "moved_bytes")
+JOBS = (
+    "name", "kind", "devices", "duration_s", "duration_low_s", "duration_high_s", "basis", "every_s", "deadline_s",
+    "device_hours_per_month",
+)  # fmt: skip
+
+
+def page() -> None:
+    """Draw the page for the view of this session."""
+    view = session.current()
+    plan = cached.plan(view)
+    show.answer(plan)
+    if plan.best:
+        _numbers(plan, plan.best)
+    st.subheader("Options compared", anchor="options")
+    show.table(tables.options_table(plan), keep=OPTIONS, best=plan.best is not None)
+    st.plotly_chart(charts.cost_bars(plan), config=charts.CONFIG, key="cost")
+    if plan.options:
+        _detail(plan, view)
+
+
+def _numbers(plan: Plan, best: Option) -> None:
+    devices, cost, latency, each = st.columns(4)
+    low, high = (shown(figures.devices_at(best, end), "count") for end in ("p10", "p90"))
+    with devices:
+        show.card(
+            "Serving devices", f"{shown(figures.devices(best), 'count')} × {best.name}",
+            [f"P10 {low} – P90 {high}, spares included"], "Range by the error of the step time.",
+        )  # fmt: skip
+    low, high = (shown(figures.monthly_usd_at(best, end), "usd") for end in ("p10", "p90"))
+    with cost:
+        show.card(
+            "Cost per month", shown(figures.monthly_usd(best), "usd"), [f"P10 {low} – P90 {high}"],
+            "All lines of the bill; range by the error of the step time and by the offers found.",
+        )  # fmt: skip
+    with latency:
+        show.card(
+            f"{plan.objective_percentile} latency at peak",
+            "unknown" if best.latency_quantile_s is None else text(best.latency_quantile_s, "seconds"),
+            [f"objective {text(plan.objective_latency_s, 'seconds')}; at P90 of the step time {_late(best)}"],
+            "Forming a batch, waiting and service, at the peak rate.",
+        )  # fmt: skip
+    with each:
+        show.card(
+            "USD per 1,000 requests", shown(figures.usd_per_thousand_requests(best), "usd"),
+            [f"basis: {best.basis}"], "Monthly cost over the requests of a month.",
+        )  # fmt: skip
+
+
+def _late(option: Option) -> str:
+    return shown(figures.latency_at_p90(option), "seconds")
+
+
+def _detail(plan: Plan, view: state.View) -> None:
+    names = {option.hardware: option for option in plan.options}
+    chosen = view.option if view.option in names else plan.options[0].hardware
+    st.session_state["option"] = chosen
+
+    def changed() -> None:
+        picked = st.session_state["option"]
+        session.change(lambda view: replace(view, option="" if picked == plan.options[0].hardware else picked))
+
+    st.divider()
+    st.selectbox("In detail", list(names), format_func=lambda name: names[name].name, key="option", on_change=changed)
+    option = names[chosen]
+    _doubts(plan, option)
+    if option.violations:
+        st.subheader("What it misses")
+        show.table(tables.violation_table(option))
+    _parts(plan, option)
+
+
+def _doubts(plan: Plan, option: Option) -> None:
+    doubts = sentence.option_caveats(plan, option)
+    if doubts:
+        st.subheader(f"What this does not know about {option.name}", anchor="doubts")
+        show.bullets(doubts)
+
+
+def _parts(plan: Plan, option: Option) -> None:
+    if option.cost:
+        st.subheader("Monthly bill", anchor="bill")
+        show.table(tables.cost_table(option), keep=COST)
+    if option.stages:
+        st.subheader("Latency by stage", anchor="latency")
+        st.plotly_chart(charts.latency_bars(option, plan.objective_latency_s), config=charts.CONFIG, key="latency")
+        show.table(tables.stage_table(option), keep=STAGES)
+    if option.pools:
+        show.table(tables.pool_table(option), keep=POOLS)
+    if option.jobs:
+        st.subheader("Training and batch jobs", anchor="jobs")
+        show.table(tables.job_table(option), keep=JOBS)
+    if option.pools or option.jobs:
+        st.subheader("Memory of one device", anchor="memory")
+        st.plotly_chart(charts.memory_bars(option), config=charts.CONFIG, key="memory")
+        with st.expander("Memory by component, with formulas"):
+            show.table(tables.memory_table(option))
+
+
+if __name__ == "__main__":
+    with session.errors_shown():
+        page()

@@ -1,0 +1,75 @@
+"""The view between reruns: read from the URL, changed by widgets, written back to the URL. Errors become messages.
+
+A rerun that a widget started trusts the session; any other (a link, the back button) trusts the URL. Otherwise a second
+click that overtakes the first one's new URL would undo it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from capacity.errors import CapacityError, InputError, Problem
+
+from capacity.pages import cached, state
+from capacity.pages.show import escaped
+from capacity.pages.state import View
+
+VIEW, PROBLEMS, QUERY, CLICKED = "_view", "_problems", "_query", "_clicked"
+
+
+def current() -> View:
+    """Return the view of this rerun and write it to the URL."""
+    memory = st.session_state
+    said = {name: st.query_params.get_all(name) for name in st.query_params}
+    clicked = memory.pop(CLICKED, False)
+    if VIEW not in memory or (said and not clicked and said != memory.get(QUERY)):
+        asked, problems = state.from_query(said)
+        view, more = state.checked(asked, cached.profiles())
+        memory[VIEW], memory[PROBLEMS] = view, [*problems, *more]
+    view = memory[VIEW]
+    memory[QUERY] = state.to_query(view)
+    if said != memory[QUERY]:
+        st.query_params.from_dict(memory[QUERY])
+    return view
+
+
+def change(edit: Callable[[View], View]) -> None:
+    """Replace the view by `edit(view)`; where that is refused the view stays and the reason is shown."""
+    memory = st.session_state
+    memory[CLICKED], memory[PROBLEMS] = True, []
+    try:
+        view = edit(memory[VIEW])
+        cached.scenario(view)
+        memory[VIEW] = view
+    except InputError as error:
+        memory[PROBLEMS] = list(error.problems)
+    except CapacityError as error:
+        memory[PROBLEMS] = [Problem("", str(error))]
+
+
+def show_problems() -> None:
+    """Show what was wrong with the URL or the last input."""
+    for problem in st.session_state.get(PROBLEMS, ()):
+        st.error(escaped(str(problem)))
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Turn whatever the product refuses into messages, one a problem, and a defect into one line; no traceback."""
+    try:
+        yield
+    except CapacityError as error:
+        for line in str(error).splitlines():
+            st.error(escaped(line))
+    except Exception as error:
+        if os.environ.get("CAPACITY_DEBUG"):
+            raise
+        st.error(
+            escaped(
+                f"A defect of ours ({type(error).__name__}: {error}). CAPACITY_DEBUG=1 shows where; please report it."
+            )
+        )

@@ -1,0 +1,196 @@
+"""The sidebar of every page: what is asked, the same question as a command, and the answer to take away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import streamlit as st
+
+from capacity import documents
+from capacity.pages import cached, controls, session, state
+from capacity.pages.controls import Choice, Quantity, Steps
+from capacity.pages.state import View
+from capacity.spec.scenario import Scenario
+
+FORMATS = {
+    "html": ("Report, HTML", "text/html", "html"),
+    "markdown": ("Report, Markdown", "text/markdown", "md"),
+    "csv": ("Options, CSV", "text/csv", "csv"),
+    "json": ("Plan, JSON", "application/json", "json"),
+}
+
+
+def show(view: View) -> None:
+    """Draw the sidebar for `view`; every input changes the view and so the URL."""
+    with st.sidebar:
+        _scenario(view)
+        with session.errors_shown():
+            found = cached.scenario(view)
+            _inputs(view, found)
+            hardware(view, "Hardware to compare")
+            _downloads(view, found)
+            _command(view)
+
+
+def _bound(key: str, value: object, edit: Callable[[View, object], View]) -> dict[str, object]:
+    """Return the arguments of an input that shows `value` and hands what a person makes of it to `edit`."""
+    st.session_state[key] = value
+
+    def changed() -> None:
+        session.change(lambda view: edit(view, st.session_state[key]))
+
+    return {"key": key, "on_change": changed}
+
+
+def _scenario(view: View) -> None:
+    names = list(dict.fromkeys((*documents.catalogue("scenarios"), state.default().scenario, view.scenario)))
+    bound = _bound("scenario", view.scenario, lambda view, name: _opened(view, str(name)))
+    st.selectbox("Scenario", names, help="A recommender, its traffic, objective, training and batch work.", **bound)
+    if view.text:
+        st.caption("This scenario is your upload; it lives in this tab and in its link.")
+    with session.errors_shown():
+        names = cached.choices(view)
+        edit = partial(_replaced, "overrides")
+        bound = _bound("overrides", list(view.overrides), edit)
+        st.multiselect(
+            "What-ifs and domains",
+            names,
+            placeholder="none",
+            help="Named changes, applied from left to right.",
+            **bound,
+        )
+
+
+def _opened(view: View, name: str) -> View:
+    return view if name == view.scenario else View(scenario=name)
+
+
+def _replaced(field: str, view: View, values: object) -> View:
+    chosen = tuple(values) if isinstance(values, list | tuple) else values
+    return replace(view, **{field: chosen})
+
+
+def _inputs(view: View, found: Scenario) -> None:
+    st.markdown("##### Traffic and objective")
+    _typed(controls.RATE, found)
+    base = cached.plain_scenario(view).traffic.peak_rate
+    rates = controls.rate_steps(base, found.traffic.peak_rate)
+    _slid(replace(_as_steps(controls.RATE), values=rates), found, hide=True)
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    with left:
+        _typed(controls.LATENCY, found)
+    with right:
+        _chosen(controls.PERCENTILE, found)
+    st.markdown("##### Catalogue and text")
+    _typed(controls.ITEMS, found)
+    left, right = st.columns(2)
+    with left:
+        _typed(controls.ITEM_TOKENS, found)
+    with right:
+        _typed(controls.QUERY_TOKENS, found)
+    st.markdown("##### Devices and price")
+    _chosen(controls.TERM, found)
+    with st.expander("Engine, precision, batch, headroom"):
+        _slid(controls.HEADROOM, found)
+        _slid(controls.MAX_BATCH, found)
+        _chosen(controls.ENGINE, found)
+        for choice in controls.precisions(found):
+            _chosen(choice, found)
+    with st.expander("Any other value"):
+        _free(view, found)
+
+
+def _as_steps(quantity: Quantity) -> Steps:
+    return Steps(
+        path=quantity.path,
+        label=quantity.label,
+        dimension=quantity.dimension,
+        values=(),
+        explanation=quantity.explanation,
+    )
+
+
+def _put(path: str, view: View, value: object) -> View:
+    return state.put(view, path, str(value))
+
+
+def _typed(quantity: Quantity, found: Scenario) -> None:
+    now = state.value_at(found, quantity.path)
+    shown = state.written(float(now), quantity.dimension) if isinstance(now, int | float) else str(now)
+    bound = _bound(f"type:{quantity.path}", shown, partial(_put, quantity.path))
+    st.text_input(quantity.label, help=quantity.explanation, **bound)
+
+
+def _slid(steps: Steps, found: Scenario, *, hide: bool = False) -> None:
+    now = state.value_at(found, steps.path)
+    value = float(now) if isinstance(now, int | float) else 0.0
+
+    def put(view: View, chosen: object) -> View:
+        return state.put(view, steps.path, state.written(float(str(chosen)), steps.dimension))
+
+    bound = _bound(f"slide:{steps.path}", value, put)
+    st.select_slider(
+        steps.label, options=sorted({*steps.values, value}), format_func=partial(controls.label, dimension=steps.dimension),
+        help=steps.explanation, label_visibility="collapsed" if hide else "visible", **bound,
+    )  # fmt: skip
+
+
+def _chosen(choice: Choice, found: Scenario) -> None:
+    now = str(state.value_at(found, choice.path))
+    bound = _bound(f"choose:{choice.path}", now, partial(_put, choice.path))
+    st.selectbox(choice.label, choice.words, help=choice.explanation, **bound)
+
+
+def _free(view: View, found: Scenario) -> None:
+    mine = controls.others(view.settings, found)
+
+    def edit(view: View, text: object) -> View:
+        kept = tuple(setting for setting in view.settings if setting not in mine)
+        typed = tuple(line.strip() for line in str(text).splitlines() if line.strip())
+        return replace(view, settings=(*kept, *typed))
+
+    st.text_area(
+        "Settings, one path=value a line", placeholder="serving.max_wait=5 ms", height=100,
+        help="Any value of the scenario, e.g. serving.stages.rerank.sequences=50 or hardware=[l4, a10g].",
+        **_bound("settings", "\n".join(mine), edit),
+    )  # fmt: skip
+
+
+def hardware(view: View, label: str) -> None:
+    """Draw the choice of devices to compare."""
+    known = cached.profiles()
+
+    def edit(view: View, chosen: object) -> View:
+        names = tuple(str(name) for name in chosen) if isinstance(chosen, list) else ()
+        same = names == state.candidates(replace(view, hardware=()))
+        option = view.option if view.option in names else ""
+        return replace(view, hardware=() if same else names, option=option)
+
+    st.multiselect(
+        label, list(known), format_func=lambda name: known[name].name, placeholder="the scenario's own",
+        help="Any of the devices in the catalogue and of your calibrations. Empty: the scenario's own.",
+        **_bound("hardware", list(state.candidates(view)), edit),
+    )  # fmt: skip
+
+
+def _downloads(view: View, found: Scenario) -> None:
+    st.markdown("##### Take it away")
+    for kind, (label, mime, suffix) in FORMATS.items():
+        st.download_button(
+            label, partial(cached.report, view, kind), file_name=f"{found.id}.{suffix}", mime=mime, on_click="ignore",
+            width="stretch", key=f"download:{kind}",
+        )  # fmt: skip
+    st.download_button(
+        "Scenario, YAML", partial(cached.scenario_yaml, view), file_name=f"{found.id}.yaml", mime="application/yaml",
+        on_click="ignore", width="stretch", key="download:yaml",
+    )  # fmt: skip
+
+
+def _command(view: View) -> None:
+    with st.expander("Share this view, or run it"):
+        st.caption("The address of this page carries the whole view. The same question on the command line:")
+        st.code(state.command(view), language="bash", wrap_lines=True)
+        if view.text and "yaml" not in state.to_query(view):
+            st.caption("This scenario is too long for a link: share its YAML file.")

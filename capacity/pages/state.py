@@ -1,0 +1,322 @@
+"""What a dashboard shows, as data: the view ⇄ URL query parameters ⇄ arguments of `capacity plan`. No Streamlit here.
+
+A view is a scenario and what differs from it, so a link is short, readable, and also a command line.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import shlex
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from capacity import catalogue, documents, planner
+from capacity.documents import Document
+from capacity.errors import CapacityError, InputError, Problem, UnknownNameError, suggestion
+from capacity.spec.scenario import Scenario
+from capacity.units import DIMENSIONS, parse
+
+EXAMPLE = "cross-encoder-rerank"
+PARAMETERS = ("scenario", "override", "set", "hardware", "option", "yaml")
+SINGLE = ("scenario", "option", "yaml")
+MOST_VALUES = 200
+LONGEST_VALUE = 2000
+LONGEST_TEXT = 200_000
+"""Characters of an uploaded scenario."""
+LONGEST_PACKED = 6000
+"""Characters of a packed scenario in a link: longer addresses break on their way through mail and proxies."""
+_FILE = re.compile(r"[/\\]|\.(ya?ml|json)$")
+_UNITS: dict[str, tuple[str, ...]] = {
+    "count": ("B", "M", "k", ""),
+    "seconds": ("d", "h", "s", "ms"),
+    "per second": ("/s",),
+    "fraction": ("%",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A scenario with what was changed and chosen: all a link has to carry."""
+
+    scenario: str
+    """Id, path of the file the dashboard was started with, or name of the uploaded file."""
+    overrides: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    """Differences to the scenario, each as `path=value`."""
+    hardware: tuple[str, ...] = ()
+    """Devices to compare; empty means the scenario's own."""
+    option: str = ""
+    """Device shown in detail; empty means the best."""
+    text: str = ""
+    """YAML of an uploaded scenario."""
+
+
+def default() -> View:
+    """Return the view to open first: the scenario in $CAPACITY_SCENARIO, or the shipped example."""
+    return View(scenario=os.environ.get("CAPACITY_SCENARIO") or EXAMPLE)
+
+
+def to_query(view: View) -> dict[str, list[str]]:
+    """Return the query parameters that carry `view`; `from_query` reads them back.
+
+    Examples
+    --------
+    >>> to_query(View(scenario="a", settings=("traffic.peak_rate=75/s",), hardware=("t4",)))
+    {'scenario': ['a'], 'set': ['traffic.peak_rate=75/s'], 'hardware': ['t4']}
+    """
+    packed = pack(view.text)
+    parts = {
+        "scenario": [view.scenario],
+        "override": list(view.overrides),
+        "set": list(view.settings),
+        "hardware": list(view.hardware),
+        "option": [view.option] if view.option else [],
+        "yaml": [packed] if packed and len(packed) <= LONGEST_PACKED else [],
+    }
+    return {name: values for name, values in parts.items() if values}
+
+
+def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None) -> tuple[View, list[Problem]]:
+    """Return the view that query parameters say, and what is wrong with them; what is wrong is left out.
+
+    Parameters
+    ----------
+    query
+        Name → every value of that name.
+    fallback
+        View whose scenario is used where the query names none; by default `default()`.
+
+    Examples
+    --------
+    >>> view, problems = from_query({"scenario": ["a"], "sett": ["b=3"]})
+    >>> view.scenario, str(problems[0])
+    ('a', "URL parameter 'sett': unknown; did you mean set?")
+    """
+    problems: list[Problem] = []
+    said = {name: _values(name, query.get(name, ()), problems) for name in PARAMETERS}
+    for name in query:
+        if name not in PARAMETERS:
+            problems.append(Problem(f"URL parameter {name[:60]!r}", f"unknown; {suggestion(name[:60], PARAMETERS)}"))
+    text = ""
+    if said["yaml"]:
+        try:
+            text = unpack(said["yaml"][0])
+        except InputError as error:
+            problems += error.problems
+    view = View(
+        scenario=said["scenario"][0] if said["scenario"] else (fallback or default()).scenario,
+        overrides=tuple(dict.fromkeys(said["override"])), settings=tuple(dict.fromkeys(said["set"])),
+        hardware=tuple(dict.fromkeys(said["hardware"])), option=said["option"][0] if said["option"] else "", text=text,
+    )  # fmt: skip
+    return view, problems
+
+
+def _values(name: str, values: Sequence[str], problems: list[Problem]) -> list[str]:
+    """Return the usable values of one parameter; note what is dropped."""
+    where, most = f"URL parameter {name!r}", 1 if name in SINGLE else MOST_VALUES
+    longest = LONGEST_PACKED if name == "yaml" else LONGEST_VALUE
+    if len(values) > most:
+        problems.append(Problem(where, f"given {len(values)} times, the first {most} count"))
+    kept = []
+    for value in values[:most]:
+        if len(value) > longest:
+            problems.append(Problem(where, f"is longer than {longest:,} characters and left out"))
+        else:
+            kept.append(value)
+    return kept
+
+
+def pack(text: str) -> str:
+    """Return text as letters, digits, - and _ that fit a URL: compressed, then base64."""
+    return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode().rstrip("=") if text else ""
+
+
+def unpack(packed: str) -> str:
+    """Return the text that `pack` packed.
+
+    Examples
+    --------
+    >>> unpack(pack("id: a"))
+    'id: a'
+    """
+    try:
+        raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+        opened = zlib.decompressobj()
+        text = opened.decompress(raw, LONGEST_TEXT).decode()
+        if not opened.eof:
+            raise ValueError
+    except (binascii.Error, zlib.error, ValueError):
+        raise InputError(
+            [Problem("URL parameter 'yaml'", "is damaged: the scenario in this link cannot be read")]
+        ) from None
+    return text
+
+
+def command(view: View) -> str:
+    """Return the command line that answers `view` without a dashboard.
+
+    Examples
+    --------
+    >>> command(View(scenario="a", overrides=("growth",), settings=("objective.latency=100 ms",), hardware=("t4",)))
+    "capacity plan a --override growth --set 'objective.latency=100 ms' --hardware t4"
+    """
+    parts = ["capacity", "plan", view.scenario]
+    for flag, values in (("--override", view.overrides), ("--set", view.settings), ("--hardware", view.hardware)):
+        for value in values:
+            parts += [flag, value]
+    return shlex.join(parts)
+
+
+def document(view: View, *, plain: bool = False) -> Document:
+    """Return the scenario of `view` as a document, with its overrides and settings unless `plain`.
+
+    Raises
+    ------
+    UnknownNameError
+        When no catalogue holds the scenario. Only the dashboard's operator may name a file, a link may not.
+    """
+    known = documents.catalogue("scenarios")
+    if view.text:
+        base: str | Document = documents.parse(view.text, view.scenario)
+    elif view.scenario in known or view.scenario == default().scenario:
+        base = view.scenario
+    else:
+        raise UnknownNameError("scenario", view.scenario, known)
+    return (
+        catalogue.scenario_document(base) if plain else catalogue.scenario_document(base, view.overrides, view.settings)
+    )
+
+
+def scenario(view: View) -> Scenario:
+    """Return the validated scenario of `view`, everything it names known.
+
+    Raises
+    ------
+    InputError
+        For whatever is wrong in it, at its place; also where a link or an upload names a file of this machine.
+    """
+    found = documents.validated(document(view), Scenario)
+    own: set[str] = set()
+    if not view.text:
+        own = set(_names(documents.validated(document(view, plain=True), Scenario)))
+    files = [name for name in _names(found) if _FILE.search(name) and name not in own]
+    if files:
+        raise InputError(
+            [Problem(name, "a link or an upload may name what the catalogues hold, no file") for name in files]
+        )
+    planner.inputs(found)
+    return found
+
+
+def _names(found: Scenario) -> Iterable[str]:
+    for part in (*found.serving.stages, *found.training, *found.batch):
+        name = getattr(part, "model", None)
+        if name:
+            yield str(name)
+    yield found.pricing.rates
+    yield from found.hardware
+
+
+def put(view: View, path: str, text: str) -> View:
+    """Return `view` with `path` set to `text`, or no longer set when the scenario says the same without.
+
+    Raises
+    ------
+    InputError
+        When the scenario does not allow the value; the view stays as it was.
+    """
+    new = f"{path}={text}"
+    places = [place for place, setting in enumerate(view.settings) if path_of(setting) == path]
+    rest = tuple(setting for setting in view.settings if path_of(setting) != path)
+    at = places[0] if places else len(rest)
+    changed = replace(view, settings=(*rest[:at], new, *rest[at:]))
+    without = replace(view, settings=rest)
+    return without if scenario(changed) == scenario(without) else changed
+
+
+def path_of(setting: str) -> str:
+    """Return the path that a `path=value` text sets."""
+    return setting.partition("=")[0].strip()
+
+
+def value_at(found: Scenario, path: str) -> object:
+    """Return the value that `path` addresses in a scenario, list entries by their name.
+
+    Raises
+    ------
+    InputError
+        When there is no such place.
+    """
+    here: object = found
+    for key in path.split("."):
+        if isinstance(here, tuple):
+            here = next((entry for entry in here if entry.name == key), None)
+        else:
+            here = getattr(here, key, None)
+        if here is None:
+            raise InputError([Problem(path, "the scenario has no such value")])
+    return here
+
+
+def written(value: float, dimension: str) -> str:
+    """Return the shortest text with a unit that `capacity.units.parse` reads back as exactly `value`.
+
+    Examples
+    --------
+    >>> written(1_000_000, "count"), written(1_234_567, "count"), written(0.15, "seconds"), written(37.5, "per second")
+    ('1 M', '1234567', '150 ms', '37.5/s')
+    """
+    found = []
+    for unit in _UNITS[dimension]:
+        number = f"{value / DIMENSIONS[dimension][unit]:.12g}"
+        text = f"{number}{unit}" if unit.startswith("/") or not unit else f"{number} {unit}"
+        if (
+            "e" not in number
+            and (value == 0 or float(number) >= 1 or unit == _UNITS[dimension][-1])
+            and parse(text, dimension) == value
+        ):
+            found.append(text)
+    return min(reversed(found), key=len, default=repr(value))
+
+
+def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Problem]]:
+    """Return the part of `view` that can be shown, and a problem for everything that cannot."""
+    problems: list[Problem] = []
+    base = View(scenario=view.scenario, text=view.text)
+    if not _usable(base, "scenario", problems):
+        return default(), problems
+    kept = view
+    if not _usable(replace(view, hardware=(), option=""), "set", []):
+        kept = base
+        for field, parameter in (("overrides", "override"), ("settings", "set")):
+            for item in getattr(view, field):
+                wider = replace(kept, **{field: (*getattr(kept, field), item)})
+                kept = wider if _usable(wider, parameter, problems) else kept
+    names = set(known_hardware)
+    unknown = [name for name in view.hardware if name not in names]
+    problems += [
+        Problem("URL parameter 'hardware'", str(UnknownNameError("hardware", name, names))) for name in unknown
+    ]
+    kept = replace(kept, hardware=tuple(name for name in view.hardware if name in names), option=view.option)
+    if kept.option and kept.option not in candidates(kept):
+        problems.append(Problem("URL parameter 'option'", f"{kept.option[:60]!r} is none of the devices compared"))
+        kept = replace(kept, option="")
+    return kept, problems
+
+
+def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:
+    try:
+        scenario(view)
+    except CapacityError as error:
+        problems += [Problem(f"URL parameter {parameter!r}", line) for line in str(error).splitlines()]
+        return False
+    return True
+
+
+def candidates(view: View) -> tuple[str, ...]:
+    """Return the devices that `view` compares."""
+    return tuple(dict.fromkeys(view.hardware or scenario(view).hardware))

@@ -1,0 +1,23 @@
+"""The dashboard: `streamlit run dashboard.py`, or `capacity dashboard`. Page setup, the sidebar, and one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from capacity import pages
+from capacity.pages import session, show, sidebar
+
+FOLDER = Path(pages.__file__).parent
+PAGES = {"plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "method": "How sure is this"}
+
+st.set_page_config(page_title="Capacity planner", page_icon=":material/stacked_bar_chart:", layout="wide")
+show.style()
+page = st.navigation(
+    [st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan") for name, title in PAGES.items()]
+)
+with session.errors_shown():
+    sidebar.show(session.current())
+session.show_problems()
+page.run()

@@ -15,7 +15,10 @@ PAGES = {"plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "method
 st.set_page_config(page_title="Capacity planner", page_icon=":material/stacked_bar_chart:", layout="wide")
 show.style()
 page = st.navigation(
-    [st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan") for name, title in PAGES.items()]
+    [
+        st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan")
+        for name, title in PAGES.items()
+    ]
 )
 with session.errors_shown():
     sidebar.show(session.current())

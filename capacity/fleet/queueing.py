@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaincc, gammaln, xlogy
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def erlang_c(servers: int, load: float) -> float:
 
     Notes
     -----
-    C = B / (1 − ρ(1 − B)), and 1/B = Σₖ c!/(c−k)! / aᵏ (Erlang 1917), summed as logarithms so that c may be large.
+    C = B / (1 − ρ(1 − B)) with Erlang's B = (aᶜ/c!) / Σₖ₌₀ᶜ aᵏ/k! (Erlang 1917): a Poisson variable of mean a is c,
+    given that it is at most c. Its distribution function is the incomplete gamma function Q(c + 1, a), so a pool of a
+    million servers costs as little as one of two.
 
     Examples
     --------
@@ -61,11 +64,8 @@ def erlang_c(servers: int, load: float) -> float:
         return 0.0
     if load >= servers:
         return 1.0
-    steps = np.log((servers - np.arange(servers)) / float(load))
-    terms = np.cumsum(steps)
-    top = max(float(terms.max()), 0.0)
-    inverse_b = float(np.exp(-top)) + float(np.exp(terms - top).sum())
-    blocking = float(np.exp(-top)) / inverse_b
+    exactly_all = float(np.exp(xlogy(servers, load) - load - gammaln(servers + 1)))
+    blocking = exactly_all / float(gammaincc(servers + 1, load))
     rho = load / servers
     return blocking / (1 - rho * (1 - blocking))
 

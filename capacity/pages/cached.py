@@ -12,6 +12,8 @@ import streamlit as st
 import yaml
 
 from capacity import catalogue, documents, planner
+from capacity.pages import state
+from capacity.pages.state import View
 from capacity.plan import Plan
 from capacity.report import csv_report, html, json_report, markdown
 from capacity.spec.calibration import Calibration, Shared
@@ -19,9 +21,6 @@ from capacity.spec.hardware import Hardware
 from capacity.spec.scenario import Scenario
 from capacity.timing import transfer
 from capacity.timing.device import Device
-
-from capacity.pages import state
-from capacity.pages.state import View
 
 Stamp = tuple[int, int]
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")

@@ -82,6 +82,9 @@ TERM = Choice(
     path="pricing.term", label="Price term", words=get_args(Pricing.model_fields["term"].annotation),
     explanation="How devices are bought. A term without a published price shows a “no price” line.",
 )  # fmt: skip
+FIXED: tuple[Quantity | Steps | Choice, ...] = (
+    RATE, LATENCY, PERCENTILE, ITEMS, ITEM_TOKENS, QUERY_TOKENS, HEADROOM, MAX_BATCH, ENGINE, TERM,
+)  # fmt: skip
 DTYPES: tuple[str, ...] = get_args(Dtype)
 LADDER = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 
@@ -114,8 +117,7 @@ def precisions(scenario: Scenario) -> list[Choice]:
 
 def owned(scenario: Scenario) -> set[str]:
     """Return the paths that an input of the sidebar sets."""
-    fixed = (RATE, LATENCY, PERCENTILE, ITEMS, ITEM_TOKENS, QUERY_TOKENS, HEADROOM, MAX_BATCH, ENGINE, TERM)
-    return {control.path for control in (*fixed, *precisions(scenario))}
+    return {control.path for control in (*FIXED, *precisions(scenario))}
 
 
 def others(settings: Sequence[str], scenario: Scenario) -> list[str]:

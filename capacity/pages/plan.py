@@ -11,7 +11,7 @@ from capacity.pages import cached, session, show, state
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence
 from capacity.report import table as tables
-from capacity.report.cells import Missing, shown
+from capacity.report.cells import shown
 from capacity.units import text
 
 OPTIONS = (
@@ -23,7 +23,8 @@ COST = (
     "basis", "formula", "source", "flags",
 )  # fmt: skip
 POOLS = (
-    "name", "replicas", "spare_replicas", "replicas_p10", "replicas_p90", "devices", "batch_requests", "utilization_fraction",
+    "name", "replicas", "spare_replicas", "replicas_p10", "replicas_p90", "devices", "batch_requests",
+    "utilization_fraction",
 )  # fmt: skip
 STAGES = ("name", "time_s", "time_low_s", "time_high_s", "basis", "bound", "work_flop", "moved_bytes")
 JOBS = (

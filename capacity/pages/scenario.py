@@ -1,6 +1,7 @@
 """x."""
 
 import streamlit as st
+
 from capacity.pages import session
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import streamlit as st
 
 from capacity.errors import CapacityError, InputError, Problem
-
 from capacity.pages import cached, state
 from capacity.pages.show import escaped
 from capacity.pages.state import View
@@ -30,7 +29,7 @@ def current() -> View:
         asked, problems = state.from_query(said)
         view, more = state.checked(asked, cached.profiles())
         memory[VIEW], memory[PROBLEMS] = view, [*problems, *more]
-    view = memory[VIEW]
+    view: View = memory[VIEW]
     memory[QUERY] = state.to_query(view)
     if said != memory[QUERY]:
         st.query_params.from_dict(memory[QUERY])

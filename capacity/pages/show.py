@@ -29,7 +29,8 @@ STYLE = """
 .cap-table td { vertical-align: top; } .cap-table tr:last-child td { border-bottom: 0; }
 .cap-table .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .cap-table .long { min-width: 16rem; } .cap-table .missing { color: #8a5a00; }
-.cap-table tr.best td { background: #eef6f0; } .cap-table tr.total td { font-weight: 600; border-top: 2px solid #c9d0d7; }
+.cap-table tr.best td { background: #eef6f0; }
+.cap-table tr.total td { font-weight: 600; border-top: 2px solid #c9d0d7; }
 </style>
 """
 

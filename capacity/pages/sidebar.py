@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -34,42 +35,34 @@ def show(view: View) -> None:
             _command(view)
 
 
-def _bound(key: str, value: object, edit: Callable[[View, object], View]) -> dict[str, object]:
-    """Return the arguments of an input that shows `value` and hands what a person makes of it to `edit`."""
+def _bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
+    """Make the input `key` show `value`; return what hands to `edit` whatever a person makes of it."""
     st.session_state[key] = value
-
-    def changed() -> None:
-        session.change(lambda view: edit(view, st.session_state[key]))
-
-    return {"key": key, "on_change": changed}
+    return lambda: session.change(lambda view: edit(view, st.session_state[key]))
 
 
 def _scenario(view: View) -> None:
     names = list(dict.fromkeys((*documents.catalogue("scenarios"), state.default().scenario, view.scenario)))
-    bound = _bound("scenario", view.scenario, lambda view, name: _opened(view, str(name)))
-    st.selectbox("Scenario", names, help="A recommender, its traffic, objective, training and batch work.", **bound)
+    st.selectbox(
+        "Scenario", names, key="scenario", on_change=_bound("scenario", view.scenario, _opened),
+        help="A recommender, its traffic, objective, training and batch work.",
+    )  # fmt: skip
     if view.text:
         st.caption("This scenario is your upload; it lives in this tab and in its link.")
     with session.errors_shown():
-        names = cached.choices(view)
-        edit = partial(_replaced, "overrides")
-        bound = _bound("overrides", list(view.overrides), edit)
         st.multiselect(
-            "What-ifs and domains",
-            names,
-            placeholder="none",
+            "What-ifs and domains", cached.choices(view), key="overrides", placeholder="none",
             help="Named changes, applied from left to right.",
-            **bound,
-        )
+            on_change=_bound("overrides", list(view.overrides), _overridden),
+        )  # fmt: skip
 
 
 def _opened(view: View, name: str) -> View:
     return view if name == view.scenario else View(scenario=name)
 
 
-def _replaced(field: str, view: View, values: object) -> View:
-    chosen = tuple(values) if isinstance(values, list | tuple) else values
-    return replace(view, **{field: chosen})
+def _overridden(view: View, names: list[str]) -> View:
+    return replace(view, overrides=tuple(names))
 
 
 def _inputs(view: View, found: Scenario) -> None:
@@ -112,49 +105,53 @@ def _as_steps(quantity: Quantity) -> Steps:
     )
 
 
-def _put(path: str, view: View, value: object) -> View:
-    return state.put(view, path, str(value))
+def _put(path: str, view: View, value: str) -> View:
+    return state.put(view, path, value)
 
 
 def _typed(quantity: Quantity, found: Scenario) -> None:
     now = state.value_at(found, quantity.path)
     shown = state.written(float(now), quantity.dimension) if isinstance(now, int | float) else str(now)
-    bound = _bound(f"type:{quantity.path}", shown, partial(_put, quantity.path))
-    st.text_input(quantity.label, help=quantity.explanation, **bound)
+    key = f"type:{quantity.path}"
+    st.text_input(
+        quantity.label, key=key, help=quantity.explanation, on_change=_bound(key, shown, partial(_put, quantity.path))
+    )
 
 
 def _slid(steps: Steps, found: Scenario, *, hide: bool = False) -> None:
     now = state.value_at(found, steps.path)
     value = float(now) if isinstance(now, int | float) else 0.0
 
-    def put(view: View, chosen: object) -> View:
-        return state.put(view, steps.path, state.written(float(str(chosen)), steps.dimension))
+    def put(view: View, chosen: float) -> View:
+        return state.put(view, steps.path, state.written(chosen, steps.dimension))
 
-    bound = _bound(f"slide:{steps.path}", value, put)
+    key = f"slide:{steps.path}"
     st.select_slider(
-        steps.label, options=sorted({*steps.values, value}), format_func=partial(controls.label, dimension=steps.dimension),
-        help=steps.explanation, label_visibility="collapsed" if hide else "visible", **bound,
+        steps.label, options=sorted({*steps.values, value}), key=key, help=steps.explanation,
+        format_func=partial(controls.label, dimension=steps.dimension), on_change=_bound(key, value, put),
+        label_visibility="collapsed" if hide else "visible",
     )  # fmt: skip
 
 
 def _chosen(choice: Choice, found: Scenario) -> None:
     now = str(state.value_at(found, choice.path))
-    bound = _bound(f"choose:{choice.path}", now, partial(_put, choice.path))
-    st.selectbox(choice.label, choice.words, help=choice.explanation, **bound)
+    key = f"choose:{choice.path}"
+    edit = partial(_put, choice.path)
+    st.selectbox(choice.label, choice.words, key=key, help=choice.explanation, on_change=_bound(key, now, edit))
 
 
 def _free(view: View, found: Scenario) -> None:
     mine = controls.others(view.settings, found)
 
-    def edit(view: View, text: object) -> View:
+    def edit(view: View, text: str) -> View:
         kept = tuple(setting for setting in view.settings if setting not in mine)
-        typed = tuple(line.strip() for line in str(text).splitlines() if line.strip())
+        typed = tuple(line.strip() for line in text.splitlines() if line.strip())
         return replace(view, settings=(*kept, *typed))
 
     st.text_area(
         "Settings, one path=value a line", placeholder="serving.max_wait=5 ms", height=100,
         help="Any value of the scenario, e.g. serving.stages.rerank.sequences=50 or hardware=[l4, a10g].",
-        **_bound("settings", "\n".join(mine), edit),
+        key="settings", on_change=_bound("settings", "\n".join(mine), edit),
     )  # fmt: skip
 
 
@@ -162,8 +159,8 @@ def hardware(view: View, label: str) -> None:
     """Draw the choice of devices to compare."""
     known = cached.profiles()
 
-    def edit(view: View, chosen: object) -> View:
-        names = tuple(str(name) for name in chosen) if isinstance(chosen, list) else ()
+    def edit(view: View, chosen: list[str]) -> View:
+        names = tuple(chosen)
         same = names == state.candidates(replace(view, hardware=()))
         option = view.option if view.option in names else ""
         return replace(view, hardware=() if same else names, option=option)
@@ -171,7 +168,7 @@ def hardware(view: View, label: str) -> None:
     st.multiselect(
         label, list(known), format_func=lambda name: known[name].name, placeholder="the scenario's own",
         help="Any of the devices in the catalogue and of your calibrations. Empty: the scenario's own.",
-        **_bound("hardware", list(state.candidates(view)), edit),
+        key="hardware", on_change=_bound("hardware", list(state.candidates(view)), edit),
     )  # fmt: skip
 
 

@@ -98,9 +98,11 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
     """
     problems: list[Problem] = []
     said = {name: _values(name, query.get(name, ()), problems) for name in PARAMETERS}
-    for name in query:
-        if name not in PARAMETERS:
-            problems.append(Problem(f"URL parameter {name[:60]!r}", f"unknown; {suggestion(name[:60], PARAMETERS)}"))
+    problems += [
+        Problem(f"URL parameter {name[:60]!r}", f"unknown; {suggestion(name[:60], PARAMETERS)}")
+        for name in query
+        if name not in PARAMETERS
+    ]
     text = ""
     if said["yaml"]:
         try:
@@ -292,10 +294,12 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
     kept = view
     if not _usable(replace(view, hardware=(), option=""), "set", []):
         kept = base
-        for field, parameter in (("overrides", "override"), ("settings", "set")):
-            for item in getattr(view, field):
-                wider = replace(kept, **{field: (*getattr(kept, field), item)})
-                kept = wider if _usable(wider, parameter, problems) else kept
+        for name in view.overrides:
+            wider = replace(kept, overrides=(*kept.overrides, name))
+            kept = wider if _usable(wider, "override", problems) else kept
+        for setting in view.settings:
+            wider = replace(kept, settings=(*kept.settings, setting))
+            kept = wider if _usable(wider, "set", problems) else kept
     names = set(known_hardware)
     unknown = [name for name in view.hardware if name not in names]
     problems += [

@@ -205,7 +205,7 @@ class Gather:
     @property
     def flop(self) -> Amount:
         """Additions of the pooling, by hand: each row is added once."""
-        return self.rows * self.width * np.where(np.asarray(self.pooled) > 1, 1, 0)
+        return self.rows * self.width * np.where(np.asarray(self.pooled) > 1, 1.0, 0.0)
 
     @property
     def moved_bytes(self) -> Amount:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import streamlit as st
 
 from capacity import charts
-from capacity.pages import cached, session, show, state
+from capacity.pages import cached, session, show
+from capacity.pages.state import View
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence
 from capacity.report import table as tables
@@ -43,8 +42,7 @@ def page() -> None:
     st.subheader("Options compared", anchor="options")
     show.table(tables.options_table(plan), keep=OPTIONS, best=plan.best is not None)
     st.plotly_chart(charts.cost_bars(plan), config=charts.CONFIG, key="cost")
-    if plan.options:
-        _detail(plan, view)
+    _detail(plan, view)
 
 
 def _numbers(plan: Plan, best: Option) -> None:
@@ -79,18 +77,11 @@ def _late(option: Option) -> str:
     return shown(figures.latency_at_p90(option), "seconds")
 
 
-def _detail(plan: Plan, view: state.View) -> None:
-    names = {option.hardware: option for option in plan.options}
-    chosen = view.option if view.option in names else plan.options[0].hardware
-    st.session_state["option"] = chosen
-
-    def changed() -> None:
-        picked = st.session_state["option"]
-        session.change(lambda view: replace(view, option="" if picked == plan.options[0].hardware else picked))
-
+def _detail(plan: Plan, view: View) -> None:
     st.divider()
-    st.selectbox("In detail", list(names), format_func=lambda name: names[name].name, key="option", on_change=changed)
-    option = names[chosen]
+    option = session.option_input(plan, view)
+    if option is None:
+        return
     _doubts(plan, option)
     if option.violations:
         st.subheader("What it misses")

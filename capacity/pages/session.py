@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import streamlit as st
 
@@ -16,8 +17,9 @@ from capacity.errors import CapacityError, InputError, Problem
 from capacity.pages import cached, state
 from capacity.pages.show import escaped
 from capacity.pages.state import View
+from capacity.plan import Option, Plan
 
-VIEW, PROBLEMS, QUERY, CLICKED = "_view", "_problems", "_query", "_clicked"
+VIEW, PROBLEMS, QUERY, CLICKED, OPTION = "_view", "_problems", "_query", "_clicked", "option"
 
 
 def current() -> View:
@@ -27,8 +29,8 @@ def current() -> View:
     clicked = memory.pop(CLICKED, False)
     if VIEW not in memory or (said and not clicked and said != memory.get(QUERY)):
         asked, problems = state.from_query(said)
-        view, more = state.checked(asked, cached.profiles())
-        memory[VIEW], memory[PROBLEMS] = view, [*problems, *more]
+        kept, more = state.checked(asked, cached.profiles())
+        memory[VIEW], memory[PROBLEMS] = kept, [*problems, *more]
     view: View = memory[VIEW]
     memory[QUERY] = state.to_query(view)
     if said != memory[QUERY]:
@@ -48,6 +50,22 @@ def change(edit: Callable[[View], View]) -> None:
         memory[PROBLEMS] = list(error.problems)
     except CapacityError as error:
         memory[PROBLEMS] = [Problem("", str(error))]
+
+
+def option_input(plan: Plan, view: View) -> Option | None:
+    """Draw the choice of the device that a page shows in detail, and return it; None when nothing was compared."""
+    options = {option.hardware: option for option in plan.options}
+    if not options:
+        return None
+    first = plan.options[0].hardware
+    st.session_state[OPTION] = view.option if view.option in options else first
+
+    def changed() -> None:
+        chosen = st.session_state[OPTION]
+        change(lambda view: replace(view, option="" if chosen == first else chosen))
+
+    st.selectbox("In detail", list(options), format_func=lambda name: options[name].name, key=OPTION, on_change=changed)
+    return options[st.session_state[OPTION]]
 
 
 def show_problems() -> None:

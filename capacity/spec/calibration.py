@@ -107,11 +107,14 @@ class Calibration(Spec):
 class Distance(Spec):
     """How much surer or less sure efficiencies get on their way to a device nobody measured."""
 
-    same_architecture: Number
-    """Log standard deviation between devices of one chip generation."""
+    sibling: Number
+    """Log standard deviation between devices of one chip generation and one class of board."""
+    same_class: Number
+    """Between boards of one vendor and class: linked boards (NVLink and its like) or cards on PCIe."""
     same_vendor: Number
+    """Between a linked board and a card: cards meet their power limit first."""
     same_kind: Number
-    other: Number
+    """Between vendors."""
     source: str
 
 

@@ -26,7 +26,7 @@ def device(
     Notes
     -----
     Its own calibration of that engine comes first, then its own of the other engine, then the nearest relative's
-    (same architecture, same vendor, same kind), then the assumed values of `shared`. Whatever is carried over is
+    (sibling, same class of board, same vendor, same kind), then the assumed values of `shared`. Whatever is carried over is
     called projected and gets the wider band of `shared.carried`.
     """
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
@@ -40,7 +40,7 @@ def device(
         relatives, key=lambda pair: (_distance(hardware, pair[1]), pair[0].engine != engine, pair[0].id)
     )
     carried = shared.carried
-    sigma = (carried.same_architecture, carried.same_vendor, carried.same_kind)[_distance(hardware, profile)]
+    sigma = (carried.sibling, carried.same_class, carried.same_vendor, carried.same_kind)[_distance(hardware, profile)]
     errors = {f"carried over from {profile.id}": sigma}
     return _Carried(source, f"{source.id}, carried over from {profile.name}", "projected", errors).device(
         hardware, engine, shared
@@ -48,10 +48,36 @@ def device(
 
 
 def _distance(hardware: Hardware, other: Hardware) -> int:
-    """Return 0 for the same chip generation, 1 for the same vendor, 2 for the same kind of device."""
-    if hardware.architecture and hardware.architecture == other.architecture:
-        return 0
-    return 1 if hardware.vendor == other.vendor else 2
+    """Return 0 for a sibling, 1 for the same vendor and class of board, 2 for the same vendor, 3 for the same kind."""
+    if hardware.vendor != other.vendor:
+        return 3
+    if _linked(hardware) != _linked(other):
+        return 2
+    return 0 if hardware.architecture and hardware.architecture == other.architecture else 1
+
+
+def _power_limited(source: Calibration, profile: Hardware, hardware: Hardware) -> Calibration:
+    """Return the calibration with compute efficiencies scaled to a sibling's power budget.
+
+    Chips of one generation spend the same energy on a FLOP. A sibling with fewer watts for each FLOP/s of its dense
+    rate (an L4 beside an L40S: 0.60 against 0.97 W per TFLOP/s) sustains that much smaller a share of it; one with
+    more watts gains nothing. Between generations nothing is scaled.
+    """
+    if _distance(hardware, profile) != 0 or hardware.power is None or profile.power is None:
+        return source
+    shares = [
+        (hardware.power.value / own) / (profile.power.value / other)
+        for own, other in ((hardware.rate(dtype), profile.rate(dtype)) for dtype in ("bf16", "fp16"))
+        if own and other
+    ]
+    scale = min([1.0, *shares])
+    fits = tuple(fit.model_copy(update={"flop_efficiency": fit.flop_efficiency * scale}) for fit in source.efficiencies)
+    return source.model_copy(update={"efficiencies": fits})
+
+
+def _linked(hardware: Hardware) -> bool:
+    """Tell a board with links of its own from a card on PCIe, whose power limit binds long before its rate does."""
+    return hardware.link is not None and "pcie" not in hardware.link.value.kind.casefold()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,6 @@ OUTSIDE = {
 }
 """Heavy packages, and the only files that may import them."""
 PRINTS = ("capacity/cli.py", "capacity/commands/")
-MANY_PARAMETERS = {
-    "capacity/planner.py:_job": "one record built in one place from two kinds of job",
-    "capacity/money/ownership.py:_quoted": "the columns of one line of the bill",
-    "capacity/timing/transfer.py:_built": "one device built from all that is known of it",
-}
-"""Private functions with more than 6 parameters, and why; a flag of the CLI is a parameter, so cli.py is left out."""
 FOREIGN_UNITS = ("_seconds", "_ms", "_us", "_gb", "_gib", "_mb", "_mib", "_tflops", "_hours_s", "_dollars", "_watts")
 FILES = sorted([*(ROOT / "capacity").rglob("*.py"), *(ROOT / "kernels").rglob("*.py"), ROOT / "dashboard.py"])
 FILES = [path for path in FILES if path.is_file()]
@@ -177,20 +171,9 @@ def test_sizes():
             lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
             if lines > 40:
                 wrong.append(f"{where} has {lines} lines")
-            few = path.name == "cli.py" or f"{name_of(path)}:{function.name}" in MANY_PARAMETERS
-            if len(parameters_of(function)) > 6 and not few:
+            if len(parameters_of(function)) > 6 and path.name != "cli.py":  # a flag of the CLI is a parameter
                 wrong.append(f"{where} has {len(parameters_of(function))} parameters")
     assert not wrong, "\n".join(wrong)
-
-
-def test_exceptions_are_still_needed():
-    found = {
-        f"{name_of(path)}:{function.name}"
-        for path in FILES
-        for function in functions(path)
-        if len(parameters_of(function)) > 6
-    }
-    assert set(MANY_PARAMETERS) <= found, set(MANY_PARAMETERS) - found
 
 
 def test_public_names_have_a_docstring():

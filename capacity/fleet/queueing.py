@@ -51,7 +51,7 @@ def erlang_c(servers: int, load: float) -> float:
     -----
     C = B / (1 − ρ(1 − B)) with Erlang's B = (aᶜ/c!) / Σₖ₌₀ᶜ aᵏ/k! (Erlang 1917): a Poisson variable of mean a is c,
     given that it is at most c. That it is more is P(c)·Σₙ Πₖ₌₁ⁿ a/(c + k), of which 11·√c terms are enough: a pool of a
-    million servers costs 60 µs. scipy.special says the same within 3e-9, but its import costs more than a whole plan.
+    million servers costs 60 µs. scipy.special says the same within 3e-9 but takes 0.2 s to import.
 
     Examples
     --------

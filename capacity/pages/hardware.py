@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -58,7 +59,7 @@ def _sortable(content: Table) -> None:
     frame = pd.DataFrame(
         {c.label: [None if isinstance(row[c.key], Missing) else row[c.key] for row in content.rows] for c in columns}
     )
-    formats = {c.label: partial(text, dimension=c.dimension) for c in columns if c.dimension != "text"}
+    formats: dict[Any, Any] = {c.label: partial(text, dimension=c.dimension) for c in columns if c.dimension != "text"}
     st.dataframe(frame.style.format(formats, na_rep="–"), hide_index=True, key="devices")
 
 

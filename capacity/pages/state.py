@@ -140,22 +140,30 @@ def pack(text: str) -> str:
 def unpack(packed: str) -> str:
     """Return the text that `pack` packed.
 
+    Raises
+    ------
+    InputError
+        When it is damaged, cut short, or larger than a scenario may be.
+
     Examples
     --------
     >>> unpack(pack("id: a"))
     'id: a'
     """
+    text = _opened(packed)
+    if text is None:
+        raise InputError([Problem("URL parameter 'yaml'", "is damaged: the scenario in this link cannot be read")])
+    return text
+
+
+def _opened(packed: str) -> str | None:
+    opened = zlib.decompressobj()
     try:
         raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
-        opened = zlib.decompressobj()
         text = opened.decompress(raw, LONGEST_TEXT).decode()
-        if not opened.eof:
-            raise ValueError
     except (binascii.Error, zlib.error, ValueError):
-        raise InputError(
-            [Problem("URL parameter 'yaml'", "is damaged: the scenario in this link cannot be read")]
-        ) from None
-    return text
+        return None
+    return text if opened.eof else None
 
 
 def command(view: View) -> str:

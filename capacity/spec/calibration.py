@@ -126,6 +126,8 @@ class Shared(Spec):
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     stand_in_log_sigma: Number
     """Added where another class of operations or another dtype stands in."""
+    engine_log_sigma: Number
+    """Between engines: added where the software that runs a step is not the one that was measured."""
     carried: Distance
     efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]
     compositions: dict[Literal["eager", "fused"], tuple[Composition, ...]]

@@ -42,7 +42,8 @@ def device(
     carried = shared.carried
     sigma = (carried.sibling, carried.same_class, carried.same_vendor, carried.same_kind)[_distance(hardware, profile)]
     errors = {f"carried over from {profile.id}": sigma}
-    return _Carried(source, f"{source.id}, carried over from {profile.name}", "projected", errors).device(
+    origin = f"{source.id}, carried over from {profile.name}"
+    return _Carried(_power_limited(source, profile, hardware), origin, "projected", errors).device(
         hardware, engine, shared
     )
 

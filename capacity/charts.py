@@ -229,13 +229,19 @@ def _styled(figure: Figure, title: str, x: str, y: str) -> Figure:
 
 
 def fragments(drawn: Sequence[Figure]) -> list[str]:
-    """Return figures as pieces of HTML; the first brings plotly.js along, so they work together and without network."""
+    """Return figures as pieces of HTML; the first brings plotly.js along, so they work together and without network.
+
+    The same figures give the same text: plotly's own ids are random.
+    """
     return [
-        pio.to_html(figure, config=CONFIG, include_plotlyjs=place == 0, full_html=False, default_height=420)
+        pio.to_html(
+            figure, config=CONFIG, include_plotlyjs=place == 0, full_html=False, default_height=420,
+            div_id=f"chart-{place}",
+        )
         for place, figure in enumerate(drawn)
-    ]
+    ]  # fmt: skip
 
 
 def page(figure: Figure) -> str:
     """Return one figure as an HTML page that needs no network."""
-    return str(pio.to_html(figure, config=CONFIG, include_plotlyjs=True, full_html=True))
+    return str(pio.to_html(figure, config=CONFIG, include_plotlyjs=True, full_html=True, div_id="chart"))

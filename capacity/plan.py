@@ -115,6 +115,11 @@ class Cost:
     energy_kwh: float | None
     carbon_kg: float | None
 
+    @property
+    def complete(self) -> bool:
+        """Whether every device line has a price: without one the sum is no answer."""
+        return not any(line.group == "devices" and line.usd is None for line in self.lines)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:

@@ -110,7 +110,7 @@ def _time(stage: StagePlan) -> float:
 def _rank(item: Option) -> tuple[int, float]:
     if not item.feasible:
         return 2, len(item.violations)
-    if item.cost is None or any(line.group == "devices" and line.usd is None for line in item.cost.lines):
+    if item.cost is None or not item.cost.complete:
         return 1, item.devices
     return 0, item.cost.usd
 

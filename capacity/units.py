@@ -144,6 +144,15 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "watts": ((1e6, "MW"), (1e3, "kW"), (1.0, "W")),
     "hertz": ((1e9, "GHz"), (1e6, "MHz"), (1.0, "Hz")),
 }
+_BASE = {
+    "bytes": "B",
+    "bytes/s": "B/s",
+    "FLOP/s": "FLOP/s",
+    "FLOP": "FLOP",
+    "seconds": "s",
+    "watts": "W",
+    "hertz": "Hz",
+}
 _SCALE_FACTOR = {("count", "k"): 1e3, ("per second", "k/s"): 1e3}
 
 
@@ -154,6 +163,8 @@ def text(value: float, dimension: str, digits: int = 3) -> str:
     --------
     >>> text(0.0123, "seconds"), text(2.039e12, "bytes/s"), text(80e9, "bytes")
     ('12.3 ms', '2.04 TB/s', '80 GB')
+    >>> text(0, "seconds"), text(49_400, "whole")
+    ('0 s', '49,400')
     >>> text(0.25, "fraction"), text(1234.5, "usd"), text(3000, "per second")
     ('25 %', '$1,234', '3,000 /s')
     """
@@ -163,6 +174,10 @@ def text(value: float, dimension: str, digits: int = 3) -> str:
         return f"{_digits(100 * value, digits)} %"
     if dimension == "usd":
         return usd(value)
+    if dimension == "whole":
+        return f"{value:,.0f}"
+    if value == 0:
+        return f"0 {_BASE.get(dimension, '')}".strip()
     for scale, unit in _SCALES[dimension]:
         if abs(value) >= scale or scale == _SCALES[dimension][-1][0]:
             factor = _SCALE_FACTOR.get((dimension, unit), scale)
@@ -175,12 +190,13 @@ def usd(value: float) -> str:
 
     Examples
     --------
-    >>> usd(0.0123), usd(12.5), usd(123456.7)
-    ('$0.0123', '$12.50', '$123,457')
+    >>> usd(0.0123), usd(12.5), usd(123456.7), usd(-5)
+    ('$0.0123', '$12.50', '$123,457', '-$5.00')
     """
-    if 0 < abs(value) < 0.1:
-        return f"${value:.3g}"
-    return f"${value:,.2f}" if abs(value) < 100 else f"${value:,.0f}"
+    sign, size = "-" if value < 0 else "", abs(value)
+    if 0 < size < 0.1:
+        return f"{sign}${size:.3g}"
+    return f"{sign}${size:,.2f}" if size < 100 else f"{sign}${size:,.0f}"
 
 
 def _digits(value: float, digits: int) -> str:

@@ -92,7 +92,10 @@ class Timing:
 
     @property
     def interval_s(self) -> tuple[float, float]:
-        """90 % bootstrap interval of the median [s] (Efron 1979; 400 resamples, fixed seed)."""
+        """90 % bootstrap interval of the median [s] (Efron 1979; 400 resamples, fixed seed).
+
+        A percentile interval of few samples is narrow: nine cover the true median 82 % of the time, fifteen 88 %.
+        """
         samples = np.asarray(self.clean_s)
         draws = np.random.default_rng(0).integers(0, len(samples), size=(400, len(samples)))
         low, high = np.quantile(np.median(samples[draws], axis=1), [0.05, 0.95])

@@ -63,7 +63,7 @@ def show_plan(request: Request, *, as_json: bool) -> int:
     if as_json:
         from capacity.report import json_report
 
-        print(json_report.dumps(plan))
+        print(json_report.dumps(plan), end="")
     else:
         _print_plan(plan)
     return 0 if plan.best else 1
@@ -222,9 +222,8 @@ def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -
 def _rise(before: Plan, after: Plan) -> float | None:
     """Return the relative change of the best option's monthly cost, or None where one has none."""
     costs = [plan.best.cost for plan in (before, after) if plan.best is not None]
-    if len(costs) < 2 or costs[0] is None or costs[1] is None or costs[0].usd <= 0:
-        return None
-    return costs[1].usd / costs[0].usd - 1
+    usd = [cost.usd for cost in costs if cost is not None and cost.complete]
+    return usd[1] / usd[0] - 1 if len(usd) == 2 and usd[0] > 0 else None
 
 
 def write_report(request: Request, format_: str, output: Path | None) -> int:
@@ -234,7 +233,7 @@ def write_report(request: Request, format_: str, output: Path | None) -> int:
     plan = request.plan()
     content = rendered(plan, format_)
     if output is None:
-        print(content)
+        print(content, end="")
     else:
         files.write_text(output, content)
     return 0 if plan.best else 1

@@ -53,7 +53,8 @@ class _Item:
         p10, p90 = (None, None) if usd is None else (float(q) for q in np.quantile(self.draws, [0.1, 0.9]))
         return CostLine(
             group=self.group, name=self.name, quantity=self.quantity, unit=self.unit, unit_price_usd=self.price,
-            usd=usd, p10_usd=p10, p90_usd=p90, basis=self.basis, formula=self.formula, source=self.source, flags=self.flags,
+            usd=usd, p10_usd=p10, p90_usd=p90, basis=self.basis, formula=self.formula, source=self.source,
+            flags=self.flags,
         )  # fmt: skip
 
 

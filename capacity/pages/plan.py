@@ -15,11 +15,11 @@ from capacity.units import text
 
 OPTIONS = (
     "name", "devices", "latency_quantile_s", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month",
-    "against_best_fraction", "usd_per_thousand_requests", "bound", "basis", "missed",
+    "against_best_fraction", "bound", "basis", "missed",
 )  # fmt: skip
 COST = (
     "group", "name", "quantity", "unit", "unit_price_usd", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month",
-    "basis", "formula", "source", "flags",
+    "basis",
 )  # fmt: skip
 POOLS = (
     "name", "replicas", "spare_replicas", "replicas_p10", "replicas_p90", "devices", "batch_requests",
@@ -39,19 +39,26 @@ def page() -> None:
     show.answer(plan)
     if plan.best:
         _numbers(plan, plan.best)
+        show.doubts(sentence.option_caveats(plan, plan.best), f"What this does not know about {plan.best.name}")
     st.subheader("Options compared", anchor="options")
     show.table(tables.options_table(plan), keep=OPTIONS, best=plan.best is not None)
-    st.plotly_chart(charts.cost_bars(plan), config=charts.CONFIG, key="cost")
+    if any(map(figures.priced, plan.options)):
+        _chart(charts.cost_bars(plan), "cost", 380)
     _detail(plan, view)
+
+
+def _chart(figure: charts.Figure, key: str, height: int) -> None:
+    figure.update_layout(height=height, title_font_size=14)
+    st.plotly_chart(figure, config=charts.CONFIG, key=key, theme=None)
 
 
 def _numbers(plan: Plan, best: Option) -> None:
     devices, cost, latency, each = st.columns(4)
-    low, high = (shown(figures.devices_at(best, end), "count") for end in ("p10", "p90"))
+    low, high = (shown(figures.devices_at(best, end), "whole") for end in ("p10", "p90"))
     with devices:
         show.card(
-            "Serving devices", f"{shown(figures.devices(best), 'count')} × {best.name}",
-            [f"P10 {low} – P90 {high}, spares included"], "Range by the error of the step time.",
+            "Serving devices", shown(figures.devices(best), "whole"),
+            [f"{best.name}; P10 {low} – P90 {high}, spares included"], "Range by the error of the step time.",
         )  # fmt: skip
     low, high = (shown(figures.monthly_usd_at(best, end), "usd") for end in ("p10", "p90"))
     with cost:
@@ -82,38 +89,33 @@ def _detail(plan: Plan, view: View) -> None:
     option = session.option_input(plan, view)
     if option is None:
         return
-    _doubts(plan, option)
+    if option is not plan.best:
+        show.doubts(sentence.option_caveats(plan, option), f"What this does not know about {option.name}")
     if option.violations:
-        st.subheader("What it misses")
+        st.subheader("What it misses", anchor="missed")
         show.table(tables.violation_table(option))
-    _parts(plan, option)
-
-
-def _doubts(plan: Plan, option: Option) -> None:
-    doubts = sentence.option_caveats(plan, option)
-    if doubts:
-        st.subheader(f"What this does not know about {option.name}", anchor="doubts")
-        show.bullets(doubts)
-
-
-def _parts(plan: Plan, option: Option) -> None:
     if option.cost:
         st.subheader("Monthly bill", anchor="bill")
-        show.table(tables.cost_table(option), keep=COST)
-    if option.stages:
-        st.subheader("Latency by stage", anchor="latency")
-        st.plotly_chart(charts.latency_bars(option, plan.objective_latency_s), config=charts.CONFIG, key="latency")
-        show.table(tables.stage_table(option), keep=STAGES)
-    if option.pools:
-        show.table(tables.pool_table(option), keep=POOLS)
+        show.table(tables.cost_table(option), keep=COST, below=("formula", "source", "flags"))
+    _serving(plan, option)
     if option.jobs:
         st.subheader("Training and batch jobs", anchor="jobs")
         show.table(tables.job_table(option), keep=JOBS)
     if option.pools or option.jobs:
         st.subheader("Memory of one device", anchor="memory")
-        st.plotly_chart(charts.memory_bars(option), config=charts.CONFIG, key="memory")
+        _chart(charts.memory_bars(option), "memory", 330)
         with st.expander("Memory by component, with formulas"):
             show.table(tables.memory_table(option))
+
+
+def _serving(plan: Plan, option: Option) -> None:
+    if option.stages:
+        st.subheader("Latency by stage", anchor="latency")
+        _chart(charts.latency_bars(option, plan.objective_latency_s), "latency", 380)
+        show.table(tables.stage_table(option), keep=STAGES)
+    if option.pools:
+        st.subheader("Pools of replicas", anchor="pools")
+        show.table(tables.pool_table(option), keep=POOLS)
 
 
 if __name__ == "__main__":

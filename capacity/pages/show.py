@@ -9,28 +9,39 @@ import streamlit as st
 
 from capacity.plan import Plan
 from capacity.report import sentence
-from capacity.report.cells import Missing, Table
+from capacity.report.cells import Cell, Column, Missing, Row, Table
 from capacity.report.markdown import escaped
 
-__all__ = ["answer", "bullets", "card", "escaped", "style", "table"]
+__all__ = ["answer", "bullets", "card", "doubts", "escaped", "style", "table"]
 
+FINE = ("none", "within")
+"""Reasons for a missing number that nobody has to worry about."""
 STYLE = """
 <style>
-.block-container { padding-top: 3rem; max-width: 1500px; }
+.block-container { padding: 4rem 2.5rem 3rem; max-width: 1500px; }
+.block-container h2, .block-container h3 { font-size: 1.25rem; padding-top: 1.1rem; }
+[data-testid="stMetricValue"] { font-size: 1.7rem; }
 .cap-answer { font-size: 1.2rem; line-height: 1.55; background: #f2f6fa; border-left: 5px solid #2f5d8a;
   border-radius: 4px; padding: .9rem 1.2rem; }
 .cap-answer.missed { background: #fdf3ee; border-left-color: #c4501b; }
-.cap-answer strong { color: #17446f; } .cap-answer.missed strong { color: #a53c0c; }
+.cap-answer strong { color: #17446f; }
+.cap-answer.missed strong { color: #a53c0c; }
+.cap-doubts { font-size: .88rem; line-height: 1.5; color: #5b4a1e; background: #fbf7ea; border-radius: 4px;
+  padding: .6rem 1.2rem; }
+.cap-doubts ul { margin: .2rem 0 0; padding-left: 1.1rem; }
 .cap-scroll { overflow: auto; border: 1px solid #e3e6ea; border-radius: 6px; }
-.cap-table { border-collapse: collapse; font-size: .84rem; width: 100%; }
+.cap-table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; width: 100%; }
 .cap-table th { text-align: left; font-weight: 600; color: #44505c; background: #f7f8fa; vertical-align: bottom; }
 .cap-table thead th { position: sticky; top: 0; }
-.cap-table th, .cap-table td { padding: .4rem .65rem; border-bottom: 1px solid #eceff2; }
-.cap-table td { vertical-align: top; } .cap-table tr:last-child td { border-bottom: 0; }
-.cap-table .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.cap-table .long { min-width: 16rem; } .cap-table .missing { color: #8a5a00; }
+.cap-table th, .cap-table td { padding: .4rem .6rem; border-top: 1px solid #eceff2; vertical-align: top; }
+.cap-table thead th { border-top: 0; vertical-align: bottom; }
+.cap-table .number { text-align: right; font-variant-numeric: tabular-nums; }
+.cap-table td.number, .cap-table .short { white-space: nowrap; }
+.cap-table .missing { color: #8a5a00; }
+.cap-table .long { min-width: 15rem; }
 .cap-table tr.best td { background: #eef6f0; }
 .cap-table tr.total td { font-weight: 600; border-top: 2px solid #c9d0d7; }
+.cap-table tr.below td { border-top: 0; padding-top: 0; color: #6b7580; font-size: .78rem; }
 </style>
 """
 
@@ -46,31 +57,43 @@ def answer(plan: Plan) -> None:
     st.html(f'<div class="cap-answer{"" if plan.best else " missed"}">{"".join(parts)}</div>')
 
 
-def table(content: Table, *, keep: Sequence[str] = (), best: bool = False, height: int | None = None) -> None:
+def doubts(lines: Sequence[str], title: str) -> None:
+    """Draw what an answer does not know, in a box of its own; nothing when there is nothing."""
+    if lines:
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        st.html(f'<div class="cap-doubts"><strong>{escape(title)}</strong><ul>{items}</ul></div>')
+
+
+def table(
+    content: Table,
+    *,
+    keep: Sequence[str] = (),
+    below: Sequence[str] = (),
+    best: bool = False,
+    height: int | None = None,
+) -> None:
     """Draw a report's table: numbers to the right with their unit, a missing number as its reason.
 
     Parameters
     ----------
     keep
         Keys of the columns to show, in that order; all by default.
+    below
+        Keys of the columns whose texts stand in a line of their own below each row.
     best
         Whether the first row stands out.
     height
         Height at which it scrolls [pixel].
     """
     columns = [column for key in keep for column in content.columns if column.key == key] or list(content.columns)
-    heads = "".join(f"<th{_kind(column.dimension != 'text')}>{escape(column.label)}</th>" for column in columns)
-    body = []
-    for place, row in enumerate((*content.rows, *([content.total] if content.total else []))):
-        mark = "total" if place == len(content.rows) else "best" if best and place == 0 else ""
-        cells = []
-        for column in columns:
-            cell, text = row[column.key], column.shown(row[column.key])
-            missing = isinstance(cell, Missing) and cell.reason != "within"
-            cells.append(
-                f"<td{_kind(column.dimension != 'text', long=len(text) > 40, missing=missing)}>{escape(text)}</td>"
-            )
-        body.append(f'<tr class="{mark}">{"".join(cells)}</tr>')
+    notes = [column for key in below for column in content.columns if column.key == key]
+    heads = "".join(f"<th{_marks(column)}>{escape(column.label)}</th>" for column in columns)
+    body = [
+        _row(row, columns, "best" if best and place == 0 else "") + _note(row, notes, len(columns))
+        for place, row in enumerate(content.rows)
+    ]
+    if content.total is not None:
+        body.append(_row(content.total, columns, "total"))
     limit = f' style="max-height:{height}px"' if height else ""
     st.html(
         f'<div class="cap-scroll"{limit}><table class="cap-table"><thead><tr>{heads}</tr></thead>'
@@ -78,15 +101,28 @@ def table(content: Table, *, keep: Sequence[str] = (), best: bool = False, heigh
     )
 
 
-def _kind(number: bool, *, long: bool = False, missing: bool = False) -> str:
-    marks = {"number": number and not missing, "long": long, "missing": missing}
+def _row(row: Row, columns: Sequence[Column], mark: str) -> str:
+    cells = ((column, row[column.key], column.shown(row[column.key])) for column in columns)
+    drawn = "".join(f"<td{_marks(column, cell, text)}>{escape(text)}</td>" for column, cell, text in cells)
+    return f'<tr class="{mark}">{drawn}</tr>'
+
+
+def _note(row: Row, columns: Sequence[Column], width: int) -> str:
+    texts = [escape(f"{c.label}: {c.shown(row[c.key])}") for c in columns if row[c.key] != ""]
+    return f'<tr class="below"><td colspan="{width}">{" · ".join(texts)}</td></tr>' if texts else ""
+
+
+def _marks(column: Column, cell: Cell = "", text: str = "") -> str:
+    missing = isinstance(cell, Missing) and cell.reason not in FINE
+    number = column.dimension != "text" and not missing
+    marks = {"number": number, "missing": missing, "long": len(text) > 40, "short": 0 < len(text) <= 24}
     names = " ".join(name for name, holds in marks.items() if holds)
     return f' class="{names}"' if names else ""
 
 
 def card(label: str, value: str, captions: Sequence[str], explanation: str) -> None:
     """Draw one number with its unit, its range and basis below it, and what it is on hover."""
-    with st.container(border=True):
+    with st.container(border=True, height="stretch"):
         st.metric(label, escaped(value), help=escaped(explanation))
         for caption in captions:
             st.caption(escaped(caption))

@@ -16,10 +16,10 @@ from capacity.pages.state import View
 from capacity.spec.scenario import Scenario
 
 FORMATS = {
-    "html": ("Report, HTML", "text/html", "html"),
-    "markdown": ("Report, Markdown", "text/markdown", "md"),
-    "csv": ("Options, CSV", "text/csv", "csv"),
-    "json": ("Plan, JSON", "application/json", "json"),
+    "html": ("HTML report", "text/html", "html"),
+    "markdown": ("Markdown", "text/markdown", "md"),
+    "csv": ("CSV options", "text/csv", "csv"),
+    "json": ("JSON plan", "application/json", "json"),
 }
 
 
@@ -174,15 +174,14 @@ def hardware(view: View, label: str) -> None:
 
 def _downloads(view: View, found: Scenario) -> None:
     st.markdown("##### Take it away")
-    for kind, (label, mime, suffix) in FORMATS.items():
-        st.download_button(
-            label, partial(cached.report, view, kind), file_name=f"{found.id}.{suffix}", mime=mime, on_click="ignore",
-            width="stretch", key=f"download:{kind}",
+    files = {kind: (partial(cached.report, view, kind), *form) for kind, form in FORMATS.items()}
+    files["yaml"] = (partial(cached.scenario_yaml, view), "Scenario YAML", "application/yaml", "yaml")
+    columns = st.columns(2)
+    for place, (kind, (content, label, mime, suffix)) in enumerate(files.items()):
+        columns[place % 2].download_button(
+            label, content, file_name=f"{found.id}.{suffix}", mime=mime, on_click="ignore", width="stretch",
+            key=f"download:{kind}",
         )  # fmt: skip
-    st.download_button(
-        "Scenario, YAML", partial(cached.scenario_yaml, view), file_name=f"{found.id}.yaml", mime="application/yaml",
-        on_click="ignore", width="stretch", key="download:yaml",
-    )  # fmt: skip
 
 
 def _command(view: View) -> None:

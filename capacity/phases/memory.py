@@ -70,7 +70,7 @@ def tables(model: Model, dtype: str, degree: int = 1) -> dict[str, Amount]:
 def training(model: Model, dtype: str, optimizer: str, activations: Amount) -> dict[str, Amount]:
     """Return the memory of a training step by component [byte].
 
-    Mixed precision keeps fp32 master weights and optimizer states beside the working copy (Rajbhandari et al. 2020, §3).
+    Mixed precision keeps fp32 master weights and states beside the working copy (Rajbhandari et al. 2020, §3).
     """
     count, width = parameters(model), value_bytes(dtype)
     master = 4 if width < 4 and not isinstance(model, FactorizationModel) else 0

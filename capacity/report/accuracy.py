@@ -10,7 +10,7 @@ from capacity.timing.device import Device
 
 MEANINGS: dict[Basis, str] = {
     "measured": "timed on this very hardware for this very operation",
-    "calibrated": "from efficiencies fitted to measurements of this hardware; its error is that of rows held out of the fit",
+    "calibrated": "from efficiencies fitted to this hardware; its error is that of measurements held out of the fit",
     "projected": "from efficiencies fitted on other hardware, or for another dtype or operation, with a wider band",
     "datasheet": "from a published figure: what a vendor or a price list states",
     "assumed": "nobody measured it; a judgment with the widest band, to be replaced by `capacity calibrate`",

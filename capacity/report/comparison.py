@@ -211,7 +211,7 @@ def _cells(change: Change) -> Row:
 
 def totals_table(comparison: Comparison) -> Table:
     """Return the best option's cost and every option's total: before, now, change."""
-    devices = (Column("old_devices", "Devices before", "count"), Column("new_devices", "Devices now", "count"))
+    devices = (Column("old_devices", "Devices before", "whole"), Column("new_devices", "Devices now", "whole"))
     rows: list[Row] = [
         {
             **_cells(option.total),

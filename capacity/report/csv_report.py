@@ -21,7 +21,7 @@ _PLAN = (
     Column("objective_percentile", "Percentile"),
     Column("objective_latency_s", "Objective", "seconds"),
 )
-_OPTION = (Column("rank", "Rank", "count"), Column("hardware", "Profile"))
+_OPTION = (Column("rank", "Rank", "whole"), Column("hardware", "Profile"))
 
 
 def options(plan: Plan) -> str:

@@ -9,7 +9,6 @@ from capacity.plan import Cost, CostLine, Option, Plan, Violation
 from capacity.report.cells import Missing, Number, finite, shown
 from capacity.units import text
 
-DEVICES = "devices"
 """Cost group without which a total says nothing."""
 NO_PRICE = "no price"
 INFEASIBLE = "infeasible"
@@ -18,7 +17,7 @@ End = Literal["p10", "p90"]
 
 def priced(option: Option) -> bool:
     """Return whether the devices of an option have a price, so that its total means something."""
-    return option.cost is not None and not any(line.group == DEVICES and line.usd is None for line in option.cost.lines)
+    return option.cost is not None and option.cost.complete
 
 
 def monthly_usd(option: Option) -> Number:

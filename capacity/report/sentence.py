@@ -42,7 +42,7 @@ def _question(plan: Plan) -> str:
 def _feasible(plan: Plan, best: Option) -> Iterator[Piece]:
     jobs = ", ".join(map(_job, best.jobs))
     yield Piece(f"{_question(plan)}{f' and to {jobs}' if jobs else ''} you need ")
-    yield Piece(f"{text(best.devices, 'count')} × {best.name}", strong=True)
+    yield Piece(f"{text(best.devices, 'whole')} × {best.name}", strong=True)
     yield Piece(f" ({_fleet(best)}; {_range(best)}), ")
     yield from _cost(best)
     latency = "" if best.latency_quantile_s is None else text(best.latency_quantile_s, "seconds")
@@ -52,7 +52,7 @@ def _feasible(plan: Plan, best: Option) -> Iterator[Piece]:
 
 
 def _job(job: JobPlan) -> str:
-    devices = f"{text(job.devices, 'count')} device{'' if job.devices == 1 else 's'}"
+    devices = f"{text(job.devices, 'whole')} device{'' if job.devices == 1 else 's'}"
     verb = "train" if job.kind == "training" else "run"
     return (
         f"{verb} {job.name} every {text(job.every_s, 'seconds')} on {devices} "
@@ -69,7 +69,7 @@ def _fleet(option: Option) -> str:
 
 def replicas_text(pool: PoolPlan) -> str:
     """Return the replicas of a pool with their spares, and the devices of each where it takes several."""
-    count = f"{text(pool.replicas, 'count')} + {text(pool.spare_replicas, 'count')} spare"
+    count = f"{text(pool.replicas, 'whole')} + {text(pool.spare_replicas, 'whole')} spare"
     return count if pool.devices_per_replica == 1 else f"({count}) × {text(pool.devices_per_replica, 'count')} devices"
 
 
@@ -103,7 +103,7 @@ def _next(plan: Plan) -> str:
     price, share = figures.monthly_usd(second), figures.against_best(plan, second)
     more = "" if isinstance(share, Missing) else f" ({shown(share, 'fraction', digits=2, signed=True)})"
     at = "without a price" if isinstance(price, Missing) else f"at {usd(price)}"
-    return f"the next best is {text(second.devices, 'count')} × {second.name} {at}{more}"
+    return f"the next best is {text(second.devices, 'whole')} × {second.name} {at}{more}"
 
 
 def _infeasible(plan: Plan) -> Iterator[Piece]:

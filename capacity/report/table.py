@@ -62,13 +62,13 @@ _STAGE = (
 )
 _POOL = (
     Column("name", "Pool"),
-    Column("replicas", "Replicas", "count"),
-    Column("spare_replicas", "Spare replicas", "count"),
-    Column("replicas_p10", "Replicas at P10 of the step time", "count"),
-    Column("replicas_p90", "Replicas at P90 of the step time", "count"),
-    Column("devices_per_replica", "Devices a replica", "count"),
-    Column("devices", "Devices", "count"),
-    Column("batch_requests", "Batch [requests]", "count"),
+    Column("replicas", "Replicas", "whole"),
+    Column("spare_replicas", "Spare replicas", "whole"),
+    Column("replicas_p10", "Replicas at P10 of the step time", "whole"),
+    Column("replicas_p90", "Replicas at P90 of the step time", "whole"),
+    Column("devices_per_replica", "Devices a replica", "whole"),
+    Column("devices", "Devices", "whole"),
+    Column("batch_requests", "Batch [requests]", "whole"),
     Column("service_s", "Time of a batch", "seconds"),
     Column("service_low_s", "Low (P5)", "seconds"),
     Column("service_high_s", "High (P95)", "seconds"),
@@ -83,7 +83,7 @@ _POOL = (
 _JOB = (
     Column("name", "Job"),
     Column("kind", "Kind"),
-    Column("devices", "Devices", "count"),
+    Column("devices", "Devices", "whole"),
     Column("duration_s", "Duration", "seconds"),
     Column("duration_low_s", "Low (P5)", "seconds"),
     Column("duration_high_s", "High (P95)", "seconds"),
@@ -114,13 +114,13 @@ _VIOLATION = (
 def options_table(plan: Plan) -> Table:
     """Return every option, best first, each with what it misses and its cost against the best."""
     columns = (
-        Column("rank", "Rank", "count"),
+        Column("rank", "Rank", "whole"),
         Column("hardware", "Profile"),
         Column("name", "Hardware"),
-        Column("devices", "Devices", "count"),
+        Column("devices", "Devices", "whole"),
         Column("replicas", "Replicas"),
-        Column("devices_p10", "Devices at P10 of the step time", "count"),
-        Column("devices_p90", "Devices at P90 of the step time", "count"),
+        Column("devices_p10", "Devices at P10 of the step time", "whole"),
+        Column("devices_p90", "Devices at P90 of the step time", "whole"),
         Column("latency_median_s", "p50 latency", "seconds"),
         Column("latency_quantile_s", f"{plan.objective_percentile} latency", "seconds"),
         Column("latency_quantile_at_p90_s", f"{plan.objective_percentile} at P90 of the step time", "seconds"),

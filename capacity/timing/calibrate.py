@@ -24,6 +24,8 @@ from capacity.work.operations import Operation
 Array = NDArray[np.float64]
 FOLDS = 5
 LEAST_ROWS = 3
+LEAST_SIGMA = 0.03
+"""No fit is believed to be better: two runs of the same model differ by as much on a quiet machine."""
 SHARPNESS = (1.0, 20.0)
 
 
@@ -183,7 +185,7 @@ def composition(
 ) -> Composition | None:
     """Return launch cost and slowdown that bring the sums of operations to the measured models, or None for none.
 
-    Each model's error comes from a fit to the other models; with fewer than three the scatter is assumed.
+    Each model's error comes from a fit to the other models; with fewer than three the device's assumed scatter stays.
     """
     if not models:
         return None
@@ -198,10 +200,15 @@ def composition(
             part_launch, part_slowdown = _launch_and_slowdown(sums[others], launches[others], measured[others])
             predicted = part_launch * launches[index] + part_slowdown * sums[index]
             residual.append(float(np.log(measured[index] / predicted)))
-    spread = np.abs(residual) if residual else np.array([0.2])
+    if not residual:
+        known = device.compositions[mode]
+        sigma, error = known.log_sigma, known.median_error
+    else:
+        sigma = max(float(np.quantile(np.abs(residual), 0.9)) / Z90, LEAST_SIGMA)
+        error = float(np.median(np.abs(residual)))
     return Composition(
-        mode=mode, launch=_round(launch), slowdown=_round(slowdown), rows=len(models),
-        log_sigma=_round(max(float(np.quantile(spread, 0.9)) / Z90, 0.03)), median_error=_round(float(np.median(spread))),
+        mode=mode, launch=_round(launch), slowdown=_round(slowdown), rows=len(models), log_sigma=_round(sigma),
+        median_error=_round(error),
     )  # fmt: skip
 
 

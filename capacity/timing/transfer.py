@@ -26,8 +26,8 @@ def device(
     Notes
     -----
     Its own calibration of that engine comes first, then its own of the other engine, then the nearest relative's
-    (sibling, same class of board, same vendor, same kind), then the assumed values of `shared`. Whatever is carried over is
-    called projected and gets the wider band of `shared.carried`.
+    (sibling, same class of board, same vendor, same kind), then the assumed values of `shared`. Whatever is carried
+    over is called projected and gets the wider band of `shared.carried`.
     """
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
     relatives = [pair for pair in calibrations if pair[1].kind == hardware.kind]

@@ -12,7 +12,7 @@ from capacity.pages import session, show, sidebar
 FOLDER = Path(pages.__file__).parent
 PAGES = {"plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "method": "How sure is this"}
 
-st.set_page_config(page_title="Capacity planner", page_icon=":material/stacked_bar_chart:", layout="wide")
+st.set_page_config(page_title="Capacity planner", page_icon=show.ICON, layout="wide")
 show.style()
 page = st.navigation(
     [

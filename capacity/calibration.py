@@ -13,6 +13,7 @@ from capacity.spec.calibration import Calibration, Composition, Efficiency, Mach
 from capacity.spec.hardware import Hardware
 from capacity.timing import calibrate, transfer
 from capacity.timing.calibrate import LEAST_ROWS
+from capacity.timing.device import MissingFactError
 from capacity.work.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -34,15 +35,10 @@ def from_measurements(
     CapacityError
         When no class of operations has enough rows: the run was cut too short.
     """
-    fits = tuple(
-        calibrate.efficiency(key, rows, profile)
-        for key, rows in sorted(calibrate.grouped(measurements).items())
-        if len(rows.measured) >= LEAST_ROWS
-    )
+    fits, refused = _fits(measurements, profile)
     if not fits:
-        raise CapacityError(
-            "too little was measured to fit anything; run `capacity calibrate` again with the same samples file"
-        )
+        why = refused or "too little was measured to fit anything; run it again with the same samples file"
+        raise CapacityError(f"no calibration: {why}")
     draft = Calibration(
         id=profile.id, hardware=profile.id, engine="eager", source="capacity calibrate on this machine",
         date=today.isoformat(), machine=machine, profile=profile, efficiencies=fits,
@@ -50,16 +46,29 @@ def from_measurements(
     return draft.model_copy(update={"composition": _compositions(draft, profile, measurements, shared)})
 
 
+def _fits(measurements: Sequence[Measurement], profile: Hardware) -> tuple[tuple[Efficiency, ...], str]:
+    """Return the fit of every class with enough rows, and why the last one without a datasheet rate has none."""
+    fits, refused = [], ""
+    for key, rows in sorted(calibrate.grouped(measurements).items()):
+        if len(rows.measured) >= LEAST_ROWS:
+            try:
+                fits.append(calibrate.efficiency(key, rows, profile))
+            except MissingFactError as error:  # a card without the dtype's units has no rate to be a share of
+                refused = str(error)
+    return tuple(fits), refused
+
+
 def _compositions(
     draft: Calibration, profile: Hardware, measurements: Sequence[Measurement], shared: Shared
 ) -> tuple[Composition, ...]:
     device = transfer.device(profile, draft.engine, [(draft, profile)], shared)
-    found = []
-    for mode in ("inference", "training"):
-        part = calibrate.composition(mode, device, [item for item in measurements if item.mode == mode])
-        if part is not None:
-            found.append(part)
-    return tuple(found)
+    dtypes = {fit.dtype for fit in draft.efficiencies}
+    models = [item for item in measurements if item.mode and item.operations[0].dtype in dtypes]
+    parts = [
+        calibrate.composition("inference", device, [item for item in models if item.mode == "inference"]),
+        calibrate.composition("training", device, [item for item in models if item.mode == "training"]),
+    ]
+    return tuple(part for part in parts if part is not None)
 
 
 def from_table(

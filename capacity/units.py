@@ -153,16 +153,20 @@ _BASE = {
     "watts": "W",
     "hertz": "Hz",
 }
+SMALLEST_PLAIN, LARGEST_PLAIN = 1e-6, 1e15
+"""Numbers outside are written as 1.23e+18: digits that nobody counts are noise."""
 _SCALE_FACTOR = {("count", "k"): 1e3, ("per second", "k/s"): 1e3}
 
 
 def text(value: float, dimension: str, digits: int = 3) -> str:
     """Return a quantity as a person reads it, in the largest unit that keeps it at or above 1.
 
+    Beyond what any unit here reaches the number is in scientific form, never a row of zeros.
+
     Examples
     --------
-    >>> text(0.0123, "seconds"), text(2.039e12, "bytes/s"), text(80e9, "bytes")
-    ('12.3 ms', '2.04 TB/s', '80 GB')
+    >>> text(0.0123, "seconds"), text(2.039e12, "bytes/s"), text(80e9, "bytes"), text(1e-20, "seconds")
+    ('12.3 ms', '2.04 TB/s', '80 GB', '1e-11 ns')
     >>> text(0, "seconds"), text(49_400, "whole")
     ('0 s', '49,400')
     >>> text(0.25, "fraction"), text(1234.5, "usd"), text(3000, "per second")
@@ -194,7 +198,7 @@ def usd(value: float) -> str:
     ('$0.0123', '$12.50', '$123,457', '-$5.00')
     """
     sign, size = "-" if value < 0 else "", abs(value)
-    if 0 < size < 0.1:
+    if 0 < size < 0.1 or size >= LARGEST_PLAIN:
         return f"{sign}${size:.3g}"
     return f"{sign}${size:,.2f}" if size < 100 else f"{sign}${size:,.0f}"
 
@@ -202,6 +206,8 @@ def usd(value: float) -> str:
 def _digits(value: float, digits: int) -> str:
     if value == 0:
         return "0"
+    if not SMALLEST_PLAIN <= abs(value) < LARGEST_PLAIN:
+        return f"{value:.{digits}g}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)) + 1e-12))
     shown = f"{value:,.{decimals}f}"
     return shown.rstrip("0").rstrip(".") if "." in shown else shown

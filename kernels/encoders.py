@@ -50,7 +50,8 @@ class EncoderShape:
         if self.model_type == "gpt2":
             return {
                 "model_type": "gpt2", "n_layer": self.layers, "n_embd": self.hidden, "n_head": self.heads,
-                "n_inner": self.intermediate, "vocab_size": TOKENS_IN_TABLE, "n_positions": 1024,
+                "n_inner": self.intermediate, "vocab_size": TOKENS_IN_TABLE, "n_positions": 1024, "bos_token_id": 0,
+                "eos_token_id": 0,
             }  # fmt: skip
         fields: dict[str, Any] = {
             "model_type": self.model_type, "num_hidden_layers": self.layers, "hidden_size": self.hidden,
@@ -96,6 +97,12 @@ def encoder_case(shape: EncoderShape, backend: Backend) -> Case:
     return Case(shape.name, shape.operations(), build, "inference")
 
 
+def loss(output: Any) -> Any:  # noqa: ANN401
+    """Return a scalar that depends on every weight: the mean of the head's result, or of the last states."""
+    results = (output.get(name) for name in ("logits", "pooler_output", "last_hidden_state"))
+    return next(result for result in results if result is not None).float().mean()
+
+
 def fine_tuning_case(shape: EncoderShape, backend: Backend) -> Case:
     """Return the case that times one full fine-tuning step: forward, backward, AdamW."""
 
@@ -106,7 +113,7 @@ def fine_tuning_case(shape: EncoderShape, backend: Backend) -> Case:
 
         def run() -> object:
             output = module(input_ids=ids)
-            (output.logits if hasattr(output, "logits") else output.last_hidden_state).float().mean().backward()
+            loss(output).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             return output

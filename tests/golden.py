@@ -1,4 +1,4 @@
-"""Golden summaries of the shipped scenarios. `pytest tests/test_scenarios.py --regenerate` writes them; review the diff.
+"""Golden summaries of the shipped scenarios; `pytest tests/test_scenarios.py --regenerate` writes them anew.
 
 They hold what a person would quote: the best device, how many, dollars a month and latency, rounded to three digits.
 """

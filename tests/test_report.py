@@ -232,7 +232,7 @@ def test_every_column_of_numbers_has_its_unit_in_its_key():
     option = plan().options[0]
     for found in (table.options_table(plan()), *table.detail_tables(option), table.violation_table(option)):
         for column in found.columns:
-            assert column.dimension in {"text", "count"} or column.key.endswith(UNIT_SUFFIXES), column
+            assert column.dimension in {"text", "count", "whole"} or column.key.endswith(UNIT_SUFFIXES), column
 
 
 # CSV

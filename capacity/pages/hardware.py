@@ -15,13 +15,15 @@ from capacity.plan import Plan
 from capacity.report.cells import Missing, Table
 from capacity.report.devices import devices_table, facts_table
 from capacity.report.table import options_table
-from capacity.units import text
 
 SHOWN = (
     "name", "devices", "usd_per_month", "p10_usd_per_month", "p90_usd_per_month", "against_best_fraction",
-    "latency_quantile_s", "bound", "memory_bytes", "memory_bandwidth_bytes_per_s", "half_flop_per_s", "power_w",
-    "basis", "missed", "origin", "missing_price",
+    "latency_quantile_s", "missed", "memory_bytes", "memory_bandwidth_bytes_per_s", "half_flop_per_s", "power_w",
+    "bound", "basis", "origin", "missing_price",
 )  # fmt: skip
+
+
+MANY, MOST_PIXELS = 15, 560
 
 
 def page() -> None:
@@ -59,8 +61,13 @@ def _sortable(content: Table) -> None:
     frame = pd.DataFrame(
         {c.label: [None if isinstance(row[c.key], Missing) else row[c.key] for row in content.rows] for c in columns}
     )
-    formats: dict[Any, Any] = {c.label: partial(text, dimension=c.dimension) for c in columns if c.dimension != "text"}
-    st.dataframe(frame.style.format(formats, na_rep="–"), hide_index=True, key="devices")
+    formats: dict[Any, Any] = {c.label: c.shown for c in columns if c.dimension != "text"}
+    pinned = {columns[0].label: st.column_config.TextColumn(pinned=True)}
+    shown = frame.style.format(formats, na_rep="–")
+    if len(frame) > MANY:
+        st.dataframe(shown, hide_index=True, key="devices", column_config=pinned, height=MOST_PIXELS)
+    else:
+        st.dataframe(shown, hide_index=True, key="devices", column_config=pinned)
 
 
 def _missed(plan: Plan) -> None:

@@ -14,20 +14,20 @@ from capacity.report.cells import Column, Row, Table
 from capacity.report.markdown import escaped
 
 REFUSED, TRIES = "_refused", "_tries"
-_CHANGES = Table("Changes", (Column("path", "Value"), Column("was", "Was"), Column("now", "Now")), ())
+CHANGES = (Column("path", "Value"), Column("was", "In the scenario"), Column("now", "Now"))
 
 
 def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
     found = cached.scenario(view)
-    st.title(found.title, anchor=False)
+    st.title(escaped(found.title), anchor=False)
     st.markdown(escaped(found.description))
     _changed(view)
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.subheader("The scenario in full", anchor="yaml")
-        st.code(cached.scenario_yaml(view), language="yaml", line_numbers=True)
+        st.code(cached.scenario_yaml(view), language="yaml", line_numbers=True, wrap_lines=True)
     with right:
         _upload()
         st.subheader("Where its numbers come from", anchor="sources")
@@ -36,18 +36,10 @@ def page() -> None:
 
 
 def _changed(view: View) -> None:
-    rows: list[Row] = [{"path": name, "was": "", "now": "override"} for name in view.overrides]
-    plain = cached.plain_scenario(view)
-    for setting in view.settings:
-        path, _, text = setting.partition("=")
-        try:
-            was = str(state.value_at(plain, path.strip()))
-        except InputError:
-            was = "not set"
-        rows.append({"path": path, "was": was, "now": text})
+    rows: tuple[Row, ...] = tuple({"path": path, "was": was, "now": now} for path, was, now in state.changes(view))
     if rows:
         st.subheader("What was changed", anchor="changes")
-        show.table(Table(_CHANGES.title, _CHANGES.columns, tuple(rows)))
+        show.table(Table("Changes", CHANGES, rows))
 
 
 def _assumptions(view: View) -> None:
@@ -79,6 +71,7 @@ def _read(key: str) -> None:
     st.session_state[REFUSED] = []
     if uploaded is None:
         return
+    st.session_state[TRIES] += 1  # a new key empties the input, so that the mended file can follow
     name = PurePath(uploaded.name).name
     try:
         text = _decoded(uploaded.getvalue(), name)
@@ -87,7 +80,6 @@ def _read(key: str) -> None:
     except InputError as error:
         st.session_state[REFUSED] = list(error.problems)
         return
-    st.session_state[TRIES] += 1
     session.change(lambda _: view)
 
 

@@ -60,11 +60,15 @@ def option_input(plan: Plan, view: View) -> Option | None:
     first = plan.options[0].hardware
     st.session_state[OPTION] = view.option if view.option in options else first
 
+    column, _ = st.columns([2, 3])
+
     def changed() -> None:
         chosen = st.session_state[OPTION]
         change(lambda view: replace(view, option="" if chosen == first else chosen))
 
-    st.selectbox("In detail", list(options), format_func=lambda name: options[name].name, key=OPTION, on_change=changed)
+    column.selectbox(
+        "In detail", list(options), format_func=lambda name: options[name].name, key=OPTION, on_change=changed
+    )
     return options[st.session_state[OPTION]]
 
 

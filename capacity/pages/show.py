@@ -14,12 +14,18 @@ from capacity.report.markdown import escaped
 
 __all__ = ["answer", "bullets", "card", "doubts", "escaped", "style", "table"]
 
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path fill="#2f5d8a" d="M1 9h4v6H1z"/>'
+    '<path fill="#5b8cbd" d="M6 5h4v10H6z"/><path fill="#e69f00" d="M11 1h4v14h-4z"/></svg>'
+)
+"""Icon of the browser tab; drawn here so that no page asks the network for one."""
 FINE = ("none", "within")
 """Reasons for a missing number that nobody has to worry about."""
 STYLE = """
 <style>
 .block-container { padding: 4rem 2.5rem 3rem; max-width: 1500px; }
 .block-container h2, .block-container h3 { font-size: 1.25rem; padding-top: 1.1rem; }
+.block-container h1 { font-size: 1.5rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 .cap-answer { font-size: 1.2rem; line-height: 1.55; background: #f2f6fa; border-left: 5px solid #2f5d8a;
   border-radius: 4px; padding: .9rem 1.2rem; }

@@ -248,6 +248,26 @@ def put(view: View, path: str, text: str) -> View:
     return without if scenario(changed) == scenario(without) else changed
 
 
+def changes(view: View) -> list[tuple[str, str, str]]:
+    """Return path, old and new text of every value that overrides and settings changed; "–" where there is none."""
+    was, now = _leaves(document(view, plain=True).data, ""), _leaves(document(view).data, "")
+    paths = [path for path in {**was, **now} if was.get(path) != now.get(path)]
+    return [(path, was.get(path, "–"), now.get(path, "–")) for path in paths]
+
+
+def _leaves(value: object, path: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        named = {str(key): child for key, child in value.items()}
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        named = {str(entry.get("name", place)): entry for place, entry in enumerate(value) if isinstance(entry, dict)}
+    else:
+        return {path: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
+    found: dict[str, str] = {}
+    for key, child in named.items():
+        found |= _leaves(child, f"{path}.{key}" if path else key)
+    return found
+
+
 def path_of(setting: str) -> str:
     """Return the path that a `path=value` text sets."""
     return setting.partition("=")[0].strip()

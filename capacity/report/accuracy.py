@@ -13,7 +13,7 @@ MEANINGS: dict[Basis, str] = {
     "calibrated": "from efficiencies fitted to this hardware; its error is that of measurements held out of the fit",
     "projected": "from efficiencies fitted on other hardware, or for another dtype or operation, with a wider band",
     "datasheet": "from a published figure: what a vendor or a price list states",
-    "assumed": "nobody measured it; a judgment with the widest band, to be replaced by `capacity calibrate`",
+    "assumed": "nobody measured it; a judgment with the widest band, to be replaced by a calibration",
 }
 """Best known first. A sum takes the weakest basis among the parts that matter."""
 FORMULAS: tuple[tuple[str, str, str], ...] = (

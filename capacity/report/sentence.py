@@ -76,8 +76,8 @@ def replicas_text(pool: PoolPlan) -> str:
 def _range(option: Option) -> str:
     low, high = figures.devices_at(option, "p10"), figures.devices_at(option, "p90")
     if isinstance(high, Missing):
-        return f"{shown(low, 'count')} or more by the error of the step time: at its P90 no fleet meets the objective"
-    return f"{shown(low, 'count')}–{shown(high, 'count')} by the error of the step time"
+        return f"{shown(low, 'whole')} or more by the error of the step time: at its P90 no fleet meets the objective"
+    return f"{shown(low, 'whole')}–{shown(high, 'whole')} by the error of the step time"
 
 
 def _cost(option: Option) -> Iterator[Piece]:

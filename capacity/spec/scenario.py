@@ -170,7 +170,7 @@ class Serving(Spec):
     """The online pipeline: stages in order."""
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    max_batch: Count = 32
+    max_batch: Annotated[Count, Field(le=1_000_000)] = 32
     """Most requests put into one batch."""
     max_wait: Duration = 0.005
     """Longest a request waits for its batch to fill [s]."""

@@ -14,13 +14,11 @@ PAGES = {"plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "method
 
 st.set_page_config(page_title="Capacity planner", page_icon=show.ICON, layout="wide")
 show.style()
-page = st.navigation(
-    [
-        st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan")
-        for name, title in PAGES.items()
-    ]
-)
+pages_shown = [
+    st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan") for name, title in PAGES.items()
+]
+page = st.navigation(pages_shown, position="hidden")  # the sidebar draws links that carry the view
 with session.errors_shown():
-    sidebar.show(session.current())
+    sidebar.show(session.current(), pages_shown)
 session.show_problems()
 page.run()

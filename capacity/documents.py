@@ -20,11 +20,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from capacity.errors import InputError, Problem, UnknownNameError, suggestion
+from capacity.problems import KEY, Location, problems
 
 Value = Any  # what YAML can hold: mappings, lists, text, numbers, booleans, null
-Location = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+NEWLINE = "\n"
 MAX_BYTES = 4_000_000
 MAX_NODES = 200_000
 MAX_DEPTH = 40
@@ -32,17 +34,19 @@ KINDS = ("hardware_profiles", "model_profiles", "scenarios", "prices")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?\d[\d_]*")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
+_PAIR = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+"""JSON writes a character beyond U+FFFF as two escapes, which YAML does not know."""
 _WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "~": None, "": None}
 _WORDS |= {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed text: its data and where each value stands, as (file, line, column) counted from 1."""
+    """A parsed text: its data and where each value and key stands, as (file, line, column) counted from 1."""
 
     name: str
     data: dict[str, Value]
-    places: Mapping[Location, tuple[str, int, int]] = field(default_factory=dict)
+    places: Mapping[Location, Place] = field(default_factory=dict)
 
     def where(self, location: Location) -> str:
         """Return file:line:column of the value at `location`, or of its nearest parent that stands in the text."""
@@ -86,6 +90,8 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
 
 def parse(text: str, name: str) -> Document:
     """Return the document in `text`; `name` stands for it in messages."""
+    if name.endswith(".json"):
+        text = _PAIR.sub(lambda pair: str(json.loads(f'"{pair[0]}"')), text)
     try:
         _bounded(text, name)
         node = yaml.compose(text, Loader=_LOADER)
@@ -94,7 +100,8 @@ def parse(text: str, name: str) -> Document:
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise InputError([Problem(where, f"not well-formed YAML: {error.problem or error.context}")]) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError([Problem(name, f"not well-formed YAML: {str(error).splitlines()[0]}")]) from None
+        where = f"{name}{_control_character(text)}"
+        raise InputError([Problem(where, f"not well-formed YAML: {str(error).splitlines()[0]}")]) from None
     if not isinstance(node, yaml.MappingNode):
         raise InputError([Problem(name, "expected a mapping of `key: value` lines")])
     reader = _Reader(name)
@@ -102,6 +109,13 @@ def parse(text: str, name: str) -> Document:
     if reader.problems:
         raise InputError(reader.problems)
     return Document(name, data, reader.places)
+
+
+def _control_character(text: str) -> str:
+    """Return :line:column of the first character that YAML does not allow, or nothing."""
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    before = text[: found.start()] if found else ""
+    return f":{before.count(NEWLINE) + 1}:{len(before) - before.rfind(NEWLINE)}" if found else ""
 
 
 def _bounded(text: str, name: str) -> None:
@@ -123,12 +137,14 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.problems: list[Problem] = []
-        self.places: dict[Location, tuple[str, int, int]] = {}
+        self.places: dict[Location, Place] = {}
 
     def value(self, node: yaml.Node, location: Location) -> Value:
-        if len(self.places) > MAX_NODES or len(location) > MAX_DEPTH:
-            raise InputError([Problem(self.name, f"expands to more than {MAX_NODES:,} values through aliases")])
-        self.places[location] = (self.name, node.start_mark.line + 1, node.start_mark.column + 1)
+        self.places[location] = place = (self.name, node.start_mark.line + 1, node.start_mark.column + 1)
+        if len(location) > MAX_DEPTH or len(self.places) > MAX_NODES:
+            limit = f"{MAX_DEPTH} levels" if len(location) > MAX_DEPTH else f"{MAX_NODES:,} values"
+            where = ":".join(str(part) for part in place)
+            raise InputError([Problem(where, f"expands to more than {limit} through aliases")])
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
@@ -148,6 +164,7 @@ class _Reader:
                 self.problems.append(Problem(f"{self.name}:{line}:{column}", said))
             else:
                 first_line[key] = line
+                self.places[(*location, key, KEY)] = (self.name, line, column)
                 result[key] = self.value(child, (*location, key))
         return result
 
@@ -168,18 +185,20 @@ def merged(base: Document, override: Document) -> Document:
 
     Lists whose entries carry a `name` merge by that name, so an override can change one stage of a pipeline.
     """
-    places = dict(base.places)
-    data = _merge(base.data, override.data, (), (), override, places)
-    return Document(base.name, data, places)
+    replaced: dict[Location, Location] = {}
+    data = _merge(base.data, override.data, (), (), replaced)
+    gone = {location: location for location in replaced.values()}
+    places = {known: place for known, place in base.places.items() if _moved(known, gone) is None}
+    moved = ((_moved(known, replaced), place) for known, place in override.places.items())
+    return Document(base.name, data, places | {location: place for location, place in moved if location is not None})
 
 
-def _merge(
-    base: Value, over: Value, location: Location, origin: Location, source: Document, places: dict[Location, Any]
-) -> Value:
+def _merge(base: Value, over: Value, location: Location, origin: Location, replaced: dict[Location, Location]) -> Value:
+    """Return `over` put over `base`, noting in `replaced` which parts of the override stand where in the result."""
     if isinstance(base, dict) and isinstance(over, dict):
         result = dict(base)
         for key, value in over.items():
-            result[key] = _merge(base.get(key), value, (*location, key), (*origin, key), source, places)
+            result[key] = _merge(base.get(key), value, (*location, key), (*origin, key), replaced)
         return result
     if _named(base) and _named(over):
         result_list = list(base)
@@ -187,19 +206,27 @@ def _merge(
         for number, entry in enumerate(over):
             index = index_of.get(entry["name"], len(result_list))
             current = result_list[index] if index < len(result_list) else None
-            new = _merge(current, entry, (*location, index), (*origin, number), source, places)
+            new = _merge(current, entry, (*location, index), (*origin, number), replaced)
             result_list[index : index + 1] = [new]
         return result_list
-    for old in [known for known in places if known[: len(location)] == location]:
-        del places[old]
-    for known, place in source.places.items():
-        if known[: len(origin)] == origin:
-            places[location + known[len(origin) :]] = place
+    replaced[origin] = location
     return over
 
 
+def _moved(location: Location, moved: Mapping[Location, Location]) -> Location | None:
+    """Return where `location` went, if it or one of its parents (the nearest) moved."""
+    for length in range(len(location), -1, -1):
+        if location[:length] in moved:
+            return moved[location[:length]] + location[length:]
+    return None
+
+
 def _named(value: Value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in value)
+    )
 
 
 def setting(assignment: str) -> Document:
@@ -213,37 +240,67 @@ def setting(assignment: str) -> Document:
     path, equals, text = assignment.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise InputError([Problem(f"--set {assignment}", "write it as path.to.key=value")])
+        raise InputError([Problem(f"--set {assignment[:80]}", "write it as path.to.key=value")])
     if len(keys) > MAX_DEPTH:
         raise InputError([Problem(f"--set {path[:40]}…", f"goes deeper than {MAX_DEPTH} levels")])
-    name = f"--set {path}"
-    value = parse(f"value: {text.strip()}\n", name).data["value"]
-    data: Value = value
+    name = f"--set {path.strip()}"
+    try:
+        parsed = parse(f"value: {text.strip()}\n", name).data
+    except InputError as error:
+        raise InputError([Problem(name, problem.what) for problem in error.problems]) from None
+    if set(parsed) != {"value"}:
+        raise InputError([Problem(name, "write one value on one line")])
+    data: Value = parsed["value"]
     for key in reversed(keys):
         data = {key: data}
-    places: dict[Location, tuple[str, int, int]] = {tuple(keys[:n]): (name, 1, 1) for n in range(1, len(keys) + 1)}
-    return Document(name, data, places)
+    return Document(name, data, {location: (name,) for location, _ in _walk(data, ())})
 
 
 def addressed(override: Document, base: Document) -> Document:
-    """Return `override` with mapping keys that address entries of the base's lists turned into named entries."""
-    data = _addressed(override.data, base.data, override.name)
-    keys = next(iter(override.places.values()), (override.name, 1, 1))
-    places: dict[Location, tuple[str, int, int]] = {location: keys for location, _ in _walk(data, ())}
+    """Return `override` with mapping keys that address entries of the base's lists turned into named entries.
+
+    Raises
+    ------
+    InputError
+        For a key that addresses no entry, at its place in the override.
+    """
+    moved: dict[Location, Location] = {(): ()}
+    data = _addressed(override.data, base.data, (), override, moved)
+    places = {_moved(known, moved) or (): place for known, place in override.places.items()}
     return Document(override.name, data, places)
 
 
-def _addressed(over: Value, base: Value, name: str) -> Value:
-    if isinstance(over, dict) and _named(base):
-        entries = {entry["name"]: entry for entry in base}
-        for key in over:
-            if key not in entries:
-                raise InputError([Problem(name, f"no entry {key!r}; {suggestion(key, entries)}")])
-        return [{"name": key, **_addressed(value, entries[key], name)} for key, value in over.items()]
+def _addressed(
+    over: Value, base: Value, origin: Location, override: Document, moved: dict[Location, Location]
+) -> Value:
+    if isinstance(over, dict) and isinstance(base, list):
+        return _entries(over, base, origin, override, moved)
     if isinstance(over, dict):
         below = base if isinstance(base, dict) else {}
-        return {key: _addressed(value, below.get(key), name) for key, value in over.items()}
+        return {key: _addressed(part, below.get(key), (*origin, key), override, moved) for key, part in over.items()}
     return over
+
+
+def _entries(
+    over: dict[str, Value], base: list[Value], origin: Location, override: Document, moved: dict[Location, Location]
+) -> list[Value]:
+    """Return a mapping of names or indices, which addresses entries of the list `base`, as a list of named entries."""
+    if not over:
+        return base
+    if base and not _named(base):
+        raise InputError([Problem(override.where(origin), "the entries have no names; write the whole list: [a, b]")])
+    entries = {str(index): entry for index, entry in enumerate(base)} | {entry["name"]: entry for entry in base}
+    found: list[Value] = []
+    for number, (key, part) in enumerate(over.items()):
+        location = (*origin, key)
+        if key not in entries:
+            known = [entry["name"] for entry in base]
+            raise InputError([Problem(override.where((*location, KEY)), f"no entry {key!r}; {suggestion(key, known)}")])
+        if not isinstance(part, dict):
+            raise InputError([Problem(override.where(location), f"{key}: expected a mapping of `key: value` lines")])
+        moved[location] = (*(_moved(origin, moved) or ()), number)
+        found.append({"name": entries[key]["name"], **_addressed(part, entries[key], location, override, moved)})
+    return found
 
 
 def _walk(value: Value, location: Location) -> Iterator[tuple[Location, Value]]:
@@ -268,47 +325,7 @@ def validated(document: Document, model: type[Model]) -> Model:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        problems = [_problem(document, dict(detail), model) for detail in error.errors(include_url=False)]
-    raise InputError(sorted(set(problems), key=lambda problem: _line(problem.where)))
-
-
-def _line(where: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in where.split(":") if part.isdigit())
-
-
-def _problem(document: Document, detail: dict[str, Any], model: type[BaseModel]) -> Problem:
-    location: Location = tuple(part for part in detail["loc"] if _in_data(part, document.data, detail["loc"]))
-    name = ".".join(str(part) for part in location) or "document"
-    kind, message = detail["type"], str(detail["msg"]).removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        return Problem(document.where(location), f"unknown key {name!r}; {suggestion(str(location[-1]), _keys(model))}")
-    if kind == "missing":
-        return Problem(document.where(location[:-1]), f"missing key {name!r}")
-    shown = repr(detail["input"])
-    got = f" (got {shown})" if len(shown) <= 60 and not isinstance(detail["input"], dict | list) else ""
-    return Problem(
-        document.where(location), f"{name}: {message[:1].lower()}{message[1:]}{'' if 'got' in message else got}"
-    )
-
-
-def _in_data(part: str | int, data: Value, loc: tuple[str | int, ...]) -> bool:
-    """Tell a key of the data from a tag that pydantic adds for a member of a union (`transformer`, `float`, …)."""
-    if (
-        isinstance(part, int)
-        or part == loc[-1]
-        or any(part in value for _, value in _walk(data, ()) if isinstance(value, dict))
-    ):
-        return not (isinstance(part, str) and ("[" in part or "-validator" in part))
-    return False
-
-
-def _keys(model: type[BaseModel], seen: frozenset[type] = frozenset()) -> set[str]:
-    """Return every key that `model` and the models below it know: enough to suggest from."""
-    if model in seen:
-        return set()
-    names = set(model.model_fields)
-    text = json.dumps(model.model_json_schema(), default=str)
-    return names | set(re.findall(r'"(\w+)": \{"(?:title|\$ref|anyOf|description|type|default)"', text))
+        raise InputError(problems(error, document.data, document.where, model)) from None
 
 
 def folders(kind: str) -> list[Path]:

@@ -35,6 +35,10 @@ class StagePlan:
     moved_bytes: float
     bound: str
     """What limits it: compute, memory bandwidth, launches, or the host."""
+    batches: tuple[int, ...]
+    """Batch sizes that fit, smallest first [requests]."""
+    batch_times: Estimate
+    """Time of one batch of each of `batches` [s], an array of that length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

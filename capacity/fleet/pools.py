@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from capacity.errors import CapacityError
 from capacity.fleet.sizing import Demand, Fleet, Latency, Miss, PoolLoad, fleet, sized
 from capacity.phases import memory, serving_step
@@ -228,6 +230,7 @@ def _stages(pools: Sequence[_Pool], device: Device, batches: Mapping[str, int]) 
     plans = []
     for pool in pools:
         requests = batches.get(pool.name, 1)
+        sizes = _batches(max(pool.largest_batch, 1))
         for stage in pool.stages:
             work = serving_step.operations(stage, requests * (1 - stage.cache_hit_rate), pool.context)
             plans.append(
@@ -235,6 +238,8 @@ def _stages(pools: Sequence[_Pool], device: Device, batches: Mapping[str, int]) 
                     name=stage.name, task=stage.task, pool=pool.name,
                     time=serving_step.time(stage, requests, device, pool.context), flop=float(total_flop(work)),
                     moved_bytes=float(total_bytes(work)), bound=device.bound(work) if work else "host",
+                    batches=tuple(sizes),
+                    batch_times=serving_step.time(stage, np.asarray(sizes, dtype=float), device, pool.context),
                 )
             )  # fmt: skip
     return tuple(plans)

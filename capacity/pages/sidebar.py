@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,9 +23,11 @@ FORMATS = {
 }
 
 
-def show(view: View) -> None:
-    """Draw the sidebar for `view`; every input changes the view and so the URL."""
+def show(view: View, pages: Sequence[st.Page]) -> None:
+    """Draw the sidebar for `view`; every link to a page carries the view, every input changes it and so the URL."""
     with st.sidebar:
+        for page in pages:
+            st.page_link(page, query_params=state.to_query(view), width="stretch")
         _scenario(view)
         with session.errors_shown():
             found = cached.scenario(view)

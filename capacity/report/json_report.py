@@ -14,7 +14,7 @@ from typing import Any
 from capacity.plan import Cost, CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan, Violation
 from capacity.report import figures, sentence
 from capacity.report.cells import Missing, Number, finite
-from capacity.report.table import UNKNOWN_MEMORY
+from capacity.report.table import UNKNOWN_MEMORY, batch_table
 from capacity.timing.band import Estimate
 
 SCHEMA = "capacity.plan"
@@ -103,6 +103,7 @@ def _option(plan: Plan, rank: int, option: Option) -> Json:
         ),
         "violations": [_violation(violation) for violation in option.violations],
         "stages": [_stage(stage) for stage in option.stages],
+        "latency_by_batch": [dict(row) for row in batch_table(option).rows],
         "pools": [_pool(pool) for pool in option.pools],
         "jobs": [_job(job) for job in option.jobs],
         **(

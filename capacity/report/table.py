@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+import numpy as np
+
 from capacity.plan import CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan
 from capacity.report import figures
 from capacity.report.cells import Cell, Column, Missing, Number, Row, Table, finite
@@ -59,6 +61,14 @@ _STAGE = (
     Column("bound", "Bound by"),
     Column("work_flop", "Work of a batch", "FLOP"),
     Column("moved_bytes", "Memory traffic of a batch", "bytes"),
+)
+_BATCH = (
+    Column("name", "Stage"),
+    Column("batch_requests", "Batch [requests]", "whole"),
+    Column("time_s", "Time of a batch", "seconds"),
+    Column("time_low_s", "Low (P5)", "seconds"),
+    Column("time_high_s", "High (P95)", "seconds"),
+    Column("time_per_request_s", "Time a request", "seconds"),
 )
 _POOL = (
     Column("name", "Pool"),
@@ -214,6 +224,18 @@ def _stage(stage: StagePlan) -> Row:
     }
 
 
+def batch_table(option: Option) -> Table:
+    """Return the time of every stage by batch size, and what a request of that batch costs."""
+    rows = []
+    for stage in option.stages:
+        times = stage.batch_times
+        ends = (np.broadcast_to(end, len(stage.batches)) for end in (times.value, times.low, times.high))
+        for size, value, low, high in zip(stage.batches, *ends, strict=True):
+            cells = {"name": stage.name, "batch_requests": size, "time_s": float(value), "time_low_s": float(low)}
+            rows.append({**cells, "time_high_s": float(high), "time_per_request_s": float(value) / size})
+    return Table("Latency by batch size", _BATCH, tuple(rows))
+
+
 def _band(name: str, estimate: Estimate) -> dict[str, Cell]:
     ends = {f"{name}_s": estimate.value, f"{name}_low_s": estimate.low, f"{name}_high_s": estimate.high}
     return {**{key: finite(value, "unknown") for key, value in ends.items()}, "basis": estimate.basis}
@@ -311,5 +333,5 @@ def violation_table(option: Option) -> Table:
 
 def detail_tables(option: Option) -> tuple[Table, ...]:
     """Return the tables of one option that have rows, in reading order."""
-    tables = (violation_table, cost_table, stage_table, pool_table, job_table, memory_table)
+    tables = (violation_table, cost_table, stage_table, batch_table, pool_table, job_table, memory_table)
     return tuple(table for table in (build(option) for build in tables) if table.rows)

@@ -94,7 +94,7 @@ def from_table(
         own = frame[frame["hardware"] == hardware.id]
         if own.empty:
             known = ", ".join(sorted(frame["hardware"].unique())[:8])
-            raise InputError(f"{path}: no rows of hardware {hardware.id}; it has {known}")
+            raise InputError(f"{path}: no rows of hardware {hardware.id}; it has {known or 'no usable row at all'}")
         for key, rows in rows_to_fit(own, kind, hardware).items():
             efficiencies[key] = calibrate.efficiency(key, rows, hardware)
         sources.append(f"{len(own):,} rows of kind {kind} ({', '.join(sorted(own['engine'].unique()))})")
@@ -117,6 +117,7 @@ def to_yaml(calibration: Calibration) -> str:
     Reading it back gives an equal calibration.
     """
     data = calibration.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    data |= {"method": calibration.method, "method_version": calibration.method_version}  # tomorrow's default differs
     rows = data.pop("efficiencies")
     head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
     lines = [yaml.safe_dump(row, sort_keys=False, default_flow_style=True, width=10_000).strip() for row in rows]

@@ -8,11 +8,14 @@ from pathlib import Path
 from capacity import documents
 from capacity.documents import Document
 from capacity.errors import InputError, Problem, UnknownNameError, suggestion
+from capacity.problems import Location
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Domain, Scenario
+from capacity.work.huggingface import ConfigError
+from capacity.work.models import parameters
 
 SHIPPED = "hardware_profiles/calibrations"
 """Folder of the calibrations that come with the product; a user's own lie in ./calibrations."""
@@ -28,21 +31,31 @@ def model(name: str) -> Model:
     path = documents.find("model_profiles", name)
     document = documents.read(path)
     if "model_type" in document.data:
-        return _from_huggingface(path, document)
+        return _counted(_from_huggingface(path, document), document, ())
     family = document.data.get("family", "transformer")
-    if family not in MODEL_FAMILIES:
-        raise InputError(
-            [Problem(document.where(("family",)), f"unknown family; {suggestion(str(family), MODEL_FAMILIES)}")]
-        )
-    return documents.validated(document, MODEL_FAMILIES[family])
+    if not isinstance(family, str) or family not in MODEL_FAMILIES:
+        what = f"unknown family {family!r:.60}; {suggestion(str(family)[:60], MODEL_FAMILIES)}"
+        raise InputError([Problem(document.where(("family",)), what)])
+    place = ("body",) if family == "id-ranker" else ("config",)
+    return _counted(documents.validated(document, MODEL_FAMILIES[family]), document, place)
+
+
+def _counted(found: Model, document: Document, place: Location) -> Model:
+    """Return `found` if its parameters can be counted; else say which field of the config at `place` is wrong."""
+    try:
+        parameters(found)
+    except (ConfigError, UnknownNameError) as error:
+        key = error.key if isinstance(error, ConfigError) else error.kind
+        where = document.where(("head",) if key == "head" else (*place, key))
+        raise InputError([Problem(where, str(error))]) from None
+    return found
 
 
 def _from_huggingface(path: Path, document: Document) -> TransformerModel:
     folder = path.resolve().parent.name if path.stem == "config" else path.stem
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.lower()).lstrip("._-") or "model"
-    return TransformerModel(
-        id=name[:80], name=str(document.data.get("_name_or_path") or folder), source=str(path), config=document.data
-    )
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in folder.lower()).lstrip("._-")
+    title = str(document.data.get("_name_or_path") or folder)
+    return TransformerModel(id=name[:80] or "model", name=title, source=str(path), config=document.data)
 
 
 def scenario_document(base: str | Document, overrides: Sequence[str] = (), settings: Sequence[str] = ()) -> Document:
@@ -110,11 +123,20 @@ def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]
 
     An earlier calibration of the same hardware and engine hides the later ones.
     """
-    paths = [Path(name) if "/" in name or name.endswith(".yaml") else documents.find(SHIPPED, name) for name in extra]
-    for kind in ("calibrations", SHIPPED):
-        paths += [path for name, path in documents.catalogue(kind).items() if name != "shared"]
-    found: dict[tuple[str, str], Calibration] = {}
+    known = {name: path for name, path in documents.catalogue(SHIPPED).items() if name != "shared"}
+    paths = [documents.find(SHIPPED, name, known) for name in extra]
+    paths += [*documents.catalogue("calibrations").values(), *known.values()]
+    found: dict[tuple[str, str], tuple[Calibration, Hardware]] = {}
     for path in paths:
-        item = documents.validated(documents.read(path), Calibration)
-        found.setdefault((item.hardware, item.engine), item)
-    return [(item, item.profile or hardware(item.hardware)) for item in found.values()]
+        document = documents.read(path)
+        item = documents.validated(document, Calibration)
+        if (item.hardware, item.engine) not in found:
+            found[item.hardware, item.engine] = item, item.profile or _measured(item, document)
+    return list(found.values())
+
+
+def _measured(item: Calibration, document: Document) -> Hardware:
+    try:
+        return hardware(item.hardware)
+    except UnknownNameError as error:
+        raise InputError([Problem(document.where(("hardware",)), f"hardware: {error}")]) from None

@@ -147,7 +147,7 @@ def hardware_check(
     names: Annotated[list[str] | None, typer.Argument(help="Profiles or files; default all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check profiles: well-formed, sourced, plausible. Exit 1 if one looks wrong."""
+    """Check profiles: well-formed, sourced, plausible. Exit 1 if one looks wrong, 2 if one cannot be read."""
     from capacity.commands import looking
 
     raise typer.Exit(looking.hardware_check(names or [], as_json=as_json))

@@ -332,9 +332,16 @@ def folders(kind: str) -> list[Path]:
     """Return the folders in which documents of a kind are looked up, first come first served.
 
     `$CAPACITY_PATH` (a list of roots), the working directory, then what ships with the product.
+
+    Raises
+    ------
+    InputError
+        When `$CAPACITY_PATH` names what is no folder: a mistyped root would quietly change the prices.
     """
     here = Path(__file__).resolve().parent
     roots = [Path(root) for root in os.environ.get("CAPACITY_PATH", "").split(os.pathsep) if root]
+    if wrong := [root for root in roots if not root.is_dir()]:
+        raise InputError([Problem("CAPACITY_PATH", f"{root} is no folder") for root in wrong])
     roots += [Path.cwd(), here / "shipped", here.parent]
     found = [(root / kind).resolve() for root in roots if (root / kind).is_dir()]
     return list(dict.fromkeys(found))
@@ -349,8 +356,8 @@ def catalogue(kind: str) -> dict[str, Path]:
     return result
 
 
-def find(kind: str, name: str) -> Path:
-    """Return the file of the document called `name`: a path to a file, or an id of the catalogue.
+def find(kind: str, name: str, known: Mapping[str, Path] | None = None) -> Path:
+    """Return the file of the document called `name`: a path to a file, or an id of the catalogue (or of `known`).
 
     Raises
     ------
@@ -359,7 +366,7 @@ def find(kind: str, name: str) -> Path:
     """
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".json")):
         return Path(name)
-    known = catalogue(kind)
+    known = catalogue(kind) if known is None else known
     if name not in known:
-        raise UnknownNameError(kind.rstrip("s").replace("_", " "), name, known)
+        raise UnknownNameError(kind.rsplit("/", 1)[-1].rstrip("s").replace("_", " "), name, known)
     return known[name]

@@ -55,7 +55,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     folded = {candidate.casefold(): candidate for candidate in names}
     wanted = name.casefold()
-    close = [candidate for key, candidate in folded.items() if wanted and (wanted in key or key in wanted)][:3]
+    close = [
+        candidate
+        for key, candidate in folded.items()
+        if min(len(wanted), len(key)) > 1 and (wanted in key or key in wanted)
+    ][:3]
     close += [
         folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5) if folded[key] not in close
     ]

@@ -37,8 +37,8 @@ class StagePlan:
     """What limits it: compute, memory bandwidth, launches, or the host."""
     batches: tuple[int, ...]
     """Batch sizes that fit, smallest first [requests]."""
-    batch_times: Estimate
-    """Time of one batch of each of `batches` [s], an array of that length."""
+    batch_times: tuple[Estimate, ...]
+    """Time of one batch of each of `batches` [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

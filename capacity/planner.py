@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from capacity import catalogue
-from capacity.errors import CapacityError
+from capacity import catalogue, references
+from capacity.documents import Document
 from capacity.fleet.pools import PoolResult, plan_pools
 from capacity.money import ownership
 from capacity.phases import batch, training
@@ -21,7 +21,7 @@ from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
 from capacity.timing import transfer
 from capacity.timing.band import Estimate, weakest
-from capacity.timing.device import Device
+from capacity.timing.device import Device, MissingFactError
 from capacity.work.models import resized
 
 MONTH_S = 730 * 3600.0
@@ -38,13 +38,27 @@ class Inputs:
     today: date
 
 
-def inputs(scenario: Scenario, calibration_files: Sequence[str] = (), today: date | None = None) -> Inputs:
-    """Load what `scenario` refers to. Unknown models, calibrations or rates raise with the nearest known name."""
-    named = [getattr(part, "model", None) for part in (*scenario.serving.stages, *scenario.training, *scenario.batch)]
+def inputs(
+    scenario: Scenario, calibration_files: Sequence[str] = (), today: date | None = None,
+    document: Document | None = None,
+) -> Inputs:  # fmt: skip
+    """Load what `scenario` refers to.
+
+    Parameters
+    ----------
+    document
+        What `scenario` was read from: wrong names are reported at their place in it.
+
+    Raises
+    ------
+    InputError
+        For unknown models, calibrations or rates, with the nearest known name, and for models of a wrong family.
+    """
+    written = document or Document(scenario.id, {})
     return Inputs(
         calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
-        models={name: catalogue.model(name) for name in dict.fromkeys(named) if name},
-        rates=catalogue.rates(scenario.pricing.rates), today=today or date.today(),
+        models=references.models(scenario, written), rates=references.rates(scenario, written),
+        today=today or date.today(),
     )  # fmt: skip
 
 
@@ -72,7 +86,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     try:
         pools = plan_pools(scenario, device, models)
         jobs, job_violations = _jobs(scenario, device, models)
-    except CapacityError as error:
+    except MissingFactError as error:
         return _refused(hardware, device, str(error))
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None

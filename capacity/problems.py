@@ -17,6 +17,8 @@ KEY = -1
 """Last part of the location of a key itself: the value of `a` stands at ("a",), the letter a at ("a", KEY)."""
 MOST = 40
 """Problems named at once; the rest is counted."""
+SAYS_IT = {"value_error", "elsewhere"}
+"""Errors raised by this product, whose messages name what was given; `elsewhere` has its place in the context `at`."""
 _PLAIN = (
     (re.compile(r"a valid (?:dictionary|mapping)(?: or instance of .*)?$"), "a mapping of `key: value` lines"),
     (re.compile(r"a valid (?:tuple|list)$"), "a list"),
@@ -37,7 +39,8 @@ def problems(error: ValidationError, data: object, where: Where, model: type[Bas
     """
     found: dict[Location, list[dict[str, Any]]] = {}
     for detail in error.errors(include_url=False):
-        found.setdefault(_location(detail["loc"], data, detail["type"]), []).append(dict(detail))
+        loc = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
+        found.setdefault(_location(loc, data, detail["type"]), []).append(dict(detail))
     inner = {location[:length] for location in found for length in range(len(location))}
     stands = {location: where(_place(location, found[location])) for location in found}
     outer = sorted(
@@ -57,8 +60,8 @@ def _location(loc: Sequence[str | int], data: object, kind: str) -> Location:
     """Return `loc` without the tags that pydantic adds for members of a union (`encode`, `literal[…]`)."""
     location: list[str | int] = []
     for number, part in enumerate(loc, start=1):
-        known: Any = data if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
-        if part in known:
+        known: Any = data if isinstance(data, dict | list) else {}
+        if part in (range(len(known)) if isinstance(known, list) else known):
             data = known[part]
             location.append(part)
         elif kind == "missing" and number == len(loc):
@@ -73,7 +76,7 @@ def _place(location: Location, details: Sequence[dict[str, Any]]) -> Location:
         return location[:-1]
     if "union_tag_invalid" in kinds:
         return (*location, _tag(details[0]))
-    return (*location, KEY) if "extra_forbidden" in kinds or details[0]["loc"][-1] == "[key]" else location
+    return (*location, KEY) if "extra_forbidden" in kinds or details[0]["loc"][-1:] == ("[key]",) else location
 
 
 def _tag(detail: dict[str, Any]) -> str:
@@ -94,7 +97,7 @@ def _said(location: Location, details: Sequence[dict[str, Any]], model: type[Bas
         return f"{name}.{_tag(details[0])}: {context['tag']!r} is none of {context['expected_tags']}"
     said = "; or ".join(dict.fromkeys(_plain(detail["msg"]) for detail in details))
     shown = repr(given)
-    repeated = shown in said or len(shown) > 60 or isinstance(given, dict | list)
+    repeated = kind in SAYS_IT or details[-1]["type"] in SAYS_IT or len(shown) > 60 or isinstance(given, dict | list)
     return f"{name}: {said}{'' if repeated else f' (got {shown})'}" if name else said
 
 

@@ -21,7 +21,7 @@ from capacity.spec import names
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing import tables, transfer
-from capacity.timing.band import Estimate
+from capacity.timing.band import Basis, Estimate
 from capacity.timing.device import Device
 from capacity.work import transformer
 from capacity.work.huggingface import transformer as from_config
@@ -29,6 +29,10 @@ from capacity.work.huggingface import transformer as from_config
 Array = NDArray[np.float64]
 FUSED_ENGINES = {"tensorrt", "trtllm", "vllm", "sglang", "fastertransformer", "onnxruntime", "openvino"}
 """Engine families that fuse element-wise work into their products; the rest launch it operation by operation."""
+MOST = 1e12
+"""Largest size that is believed: products of sizes stay finite, and no machine holds more of anything."""
+COLUMNS = ("row", "target", "measured", "predicted", "low", "high", "error", "basis", "reason")
+"""First columns of the long format; the inputs follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,29 @@ class Context:
     shared: Shared
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predictions of some rows: medians, ends of the 90 % band, and one basis for all rows or one for each."""
+
+    value: Array
+    low: Array
+    high: Array
+    basis: Basis | NDArray[np.object_]
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Predicted:
+        """Return the predictions of an estimate with one value a row."""
+        value, low, high = (np.asarray(part, dtype=float) for part in (estimate.value, estimate.low, estimate.high))
+        return cls(value, low, high, estimate.basis)
+
+    @classmethod
+    def each(cls, estimates: Sequence[Estimate], chosen: NDArray[np.intp]) -> Predicted:
+        """Return the predictions of rows of which row i has the estimate number `chosen[i]`."""
+        ends = np.array([(item.value, item.low, item.high) for item in estimates], dtype=float)[chosen]
+        bases = np.array([item.basis for item in estimates], dtype=object)[chosen]
+        return cls(ends[:, 0], ends[:, 1], ends[:, 2], bases)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """One kind of measurement table."""
@@ -47,11 +74,18 @@ class Kind:
     """Input columns that are names or fix an architecture; rows that agree in them are predicted together."""
     sizes: tuple[str, ...]
     """Numeric input columns; all must be positive."""
+    whole: tuple[str, ...] = ()
+    """Columns of `group_by` that count something: positive whole numbers."""
+    optional: tuple[str, ...] = ()
+    """Numeric input columns that may be absent or blank; positive where given."""
     targets: tuple[str, ...]
     measured: Callable[[pd.DataFrame, str], Array]
-    predict: Callable[[Mapping[str, Any], pd.DataFrame, Context], Mapping[str, Estimate]]
-    """Values of `group_by` and the group's rows → an estimate for each target, one value a row."""
-    optional: tuple[str, ...] = ()
+    predict: Callable[[Mapping[str, Any], pd.DataFrame, Context], Mapping[str, Predicted]]
+    """Values of `group_by` and the group's rows → a prediction for each target, one value a row."""
+    impossible: Callable[[pd.DataFrame], dict[str, pd.Series[bool]]] = lambda _: {}
+    """Reasons, and the rows whose sizes contradict each other in that way."""
+    twins: tuple[str, ...] = ()
+    """Numeric columns that say a target in another way; never an input."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,20 +110,43 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def checked(frame: pd.DataFrame, kind: str, path: str) -> pd.DataFrame:
-    """Return the table with numeric columns as float64, or name every missing column."""
-    wanted = KINDS[kind]
-    missing = [name for name in wanted.columns if name not in frame.columns]
+    """Return the table with names as text and numeric columns as float64.
+
+    Raises
+    ------
+    InputError
+        When columns are missing, all of them named, or there are no rows.
+    """
+    wanted, present = KINDS[kind], [str(name) for name in frame.columns]
+    missing = [name for name in wanted.columns if name not in present]
     if missing:
-        what = f"kind {kind} needs column {{}}; {suggestion(missing[0], frame.columns)}"
-        raise InputError([Problem(path, what.format(repr(name))) for name in missing])
-    numeric = [name for name in wanted.sizes + wanted.optional + wanted.targets if name in frame.columns]
-    return frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in numeric})
+        what = f"kind {kind} needs column {{!r}}; {{}}"
+        raise InputError([Problem(path, what.format(name, suggestion(name, present))) for name in missing])
+    if frame.empty:
+        raise InputError([Problem(path, "holds no rows; a measurement is one row below the line of column names")])
+    texts = [name for name in wanted.group_by if name not in wanted.whole]
+    odd = [name for name in texts if pd.api.types.infer_dtype(frame[name], skipna=True) not in {"string", "empty"}]
+    frame = frame.assign(**{name: frame[name].astype(str).where(frame[name].notna()) for name in odd})
+    every = wanted.whole + wanted.sizes + wanted.optional + wanted.targets + wanted.twins
+    numeric = {name: pd.to_numeric(frame[name], errors="coerce") for name in every if name in frame.columns}
+    return frame.assign(**{name: values.astype(float) for name, values in numeric.items()}).reset_index(drop=True)
+
+
+def usable(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the rows of a checked table that a fit can use, and how many were left out for which reason."""
+    target = KINDS[kind].targets[0]
+    reasons = _invalid(frame, KINDS[kind])
+    timed = np.isfinite(frame[target]) & (frame[target] > 0)
+    reasons[(reasons == "") & ~timed] = f"{target} must be a positive number"
+    left_out = reasons[reasons != ""].value_counts()
+    return frame[reasons == ""], {str(reason): int(count) for reason, count in left_out.items()}
 
 
 def predictions(frame: pd.DataFrame, kind: str, context: Context) -> pd.DataFrame:
     """Return one row for each input row × target, in input order: the long format of the contract.
 
-    Columns: row, target, measured, predicted, low, high, error (= predicted/measured − 1), basis, reason, then inputs.
+    Columns: row, target, measured, predicted, low, high, error (= predicted/measured − 1, where the measured value is
+    positive), basis, reason, then inputs; an input of one of these names is called `<name>_input`.
     """
     wanted = KINDS[kind]
     inputs = frame.reset_index(drop=True)
@@ -108,9 +165,21 @@ def predictions(frame: pd.DataFrame, kind: str, context: Context) -> pd.DataFram
         part.insert(0, "row", np.arange(len(inputs)))
         part.insert(1, "target", target)
         part.insert(2, "measured", measured)
-        part.insert(6, "error", part["predicted"].to_numpy() / measured - 1)
-        long.append(part.join(inputs, rsuffix="_input"))
+        known = np.where(np.isfinite(measured) & (measured > 0), measured, np.nan)
+        part.insert(6, "error", part["predicted"].to_numpy() / known - 1)
+        long.append(pd.concat([part, _apart(inputs)], axis=1))
     return pd.concat(long, ignore_index=True).sort_values(["row", "target"], kind="stable", ignore_index=True)
+
+
+def _apart(inputs: pd.DataFrame) -> pd.DataFrame:
+    """Return the inputs with names that no column of the long format has, even when they are such a table."""
+    taken, renamed = set(COLUMNS), {}
+    for name in map(str, inputs.columns):
+        renamed[name] = name
+        while renamed[name] in taken:
+            renamed[name] += "_input"
+        taken.add(renamed[name])
+    return inputs.rename(columns=renamed)
 
 
 def _blank(rows: int) -> pd.DataFrame:
@@ -121,11 +190,19 @@ def _blank(rows: int) -> pd.DataFrame:
 def _invalid(inputs: pd.DataFrame, kind: Kind) -> pd.Series[str]:
     """Return, for each row, why it cannot be predicted whatever the model; empty when it can."""
     reasons = pd.Series("", index=inputs.index, dtype=object)
-    for name in reversed(kind.sizes):
-        bad = ~(np.isfinite(inputs[name]) & (inputs[name] > 0))
-        reasons[bad] = f"{name} must be a positive number"
+    for reason, rows in kind.impossible(inputs).items():
+        reasons[rows] = reason
+    for name in reversed(kind.sizes + kind.optional):
+        if name in inputs:
+            good = (inputs[name] > 0) & (inputs[name] <= MOST)
+            good |= inputs[name].isna() & (name in kind.optional)
+            reasons[~good] = f"{name} must be a positive number, at most {MOST:.0e}"
+    for name in reversed(kind.whole):
+        good = (inputs[name] > 0) & (inputs[name] <= MOST) & (inputs[name] == np.floor(inputs[name]))
+        reasons[~good] = f"{name} must be a positive whole number"
     for name in reversed(kind.group_by):
-        reasons[inputs[name].isna()] = f"{name} is blank"
+        if name not in kind.whole:
+            reasons[inputs[name].isna()] = f"{name} is blank"
     return reasons
 
 
@@ -133,25 +210,26 @@ def _fill(
     parts: Mapping[str, pd.DataFrame], rows: pd.DataFrame, kind: Kind, values: Mapping[str, Any], context: Context
 ) -> None:
     try:
-        estimates = kind.predict(values, rows, context)
+        found = kind.predict(values, rows, context)
     except CapacityError as error:
         for part in parts.values():
             part.loc[rows.index, "reason"] = str(error)
         return
-    for target, estimate in estimates.items():
+    for target, predicted in found.items():
         part = parts[target]
-        part.loc[rows.index, "predicted"] = estimate.value
-        part.loc[rows.index, "low"] = estimate.low
-        part.loc[rows.index, "high"] = estimate.high
-        part.loc[rows.index, "basis"] = estimate.basis
+        part.loc[rows.index, "predicted"] = predicted.value
+        part.loc[rows.index, "low"] = predicted.low
+        part.loc[rows.index, "high"] = predicted.high
+        part.loc[rows.index, "basis"] = predicted.basis
 
 
 def summary(frame: pd.DataFrame, kind: str, rows: int) -> dict[str, Any]:
     """Return the error figures of `predictions` as the contract's JSON: overall and by hardware."""
     refused = frame[frame["reason"] != ""].drop_duplicates("row")["reason"].value_counts()
+    ids = {name: _id(str(name)) for name in frame["hardware"].dropna().unique()}
     by_hardware = {
         str(name): {target: _figures(part[part["target"] == target]) for target in KINDS[kind].targets}
-        for name, part in frame.groupby("hardware", sort=True)
+        for name, part in frame.groupby(frame["hardware"].map(ids), sort=True)
     }
     return {
         "kind": kind, "rows": rows, "refused": {str(reason): int(count) for reason, count in refused.items()},
@@ -160,10 +238,18 @@ def summary(frame: pd.DataFrame, kind: str, rows: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _id(name: str) -> str:
+    """Return the profile id that a table's hardware name means, or the name itself where none does."""
+    try:
+        return names.hardware_id(name)
+    except UnknownNameError:
+        return name
+
+
 def _figures(part: pd.DataFrame) -> dict[str, float | int | None]:
     """Return count, share, median, mean and P90 |error|, bias, band coverage and width (fractions)."""
     predicted = part["predicted"].notna()
-    known = part[predicted & part["error"].notna() & np.isfinite(part["error"].astype(float))]
+    known = part[predicted & part["error"].notna()]
     error = known["error"].to_numpy(dtype=float)
     inside = (known["measured"] >= known["low"]) & (known["measured"] <= known["high"])
     figures: dict[str, float | int | None] = {"predicted": int(predicted.sum())}
@@ -215,7 +301,7 @@ def _column(frame: pd.DataFrame, target: str) -> Array:
     return frame[target].to_numpy(dtype=float) if target in frame else np.full(len(frame), np.nan)
 
 
-def _encoder(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Estimate]:
+def _encoder(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
     device, fusion = _device(str(values["hardware"]), str(values["engine"]), context)
     hidden = int(values["hidden_size"])
     config = {
@@ -226,10 +312,14 @@ def _encoder(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) ->
     if _packs(str(values["engine"])) and "mean_tokens" in rows:
         real = tables.column(rows, "mean_tokens")
         tokens = np.where(np.isfinite(real), real, tokens)
-    dtype = names.dtype(str(values["dtype"])).compute
-    work = transformer.encode(from_config(config, head="none"), tables.column(rows, "batch"), tokens, dtype, fusion)  # type: ignore[arg-type]
-    step = device.step(work).widened("engine not measured", context.shared.engine_log_sigma)
-    return {"latency_ms": step.scaled(1e3)}
+    dtype, model = names.dtype(str(values["dtype"])).compute, from_config(config, head="none")
+    shapes, chosen = np.unique(np.stack([tables.column(rows, "batch"), tokens], axis=1), axis=0, return_inverse=True)
+    other = context.shared.engine_log_sigma
+    steps = [  # shape by shape: which terms of a sum matter, and so its basis, must not depend on other rows
+        device.step(transformer.encode(model, batch, length, dtype, fusion)).widened("engine not measured", other)  # type: ignore[arg-type]
+        for batch, length in shapes
+    ]
+    return {"latency_ms": Predicted.each([step.scaled(1e3) for step in steps], chosen.reshape(-1))}
 
 
 def _packs(engine: str) -> bool:
@@ -237,17 +327,25 @@ def _packs(engine: str) -> bool:
     return "eff-ft" in engine.casefold() or "padding removed" in engine.casefold()
 
 
-def _gemm(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Estimate]:
+def _gemm(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
     device, _ = _device(str(values["hardware"]), str(values["engine"]), context)
-    return {"latency_us": device.time(tables.gemm(rows, names.dtype(str(values["dtype"])))).scaled(1e6)}
+    product = tables.gemm(rows, names.dtype(str(values["dtype"])))
+    return {"latency_us": Predicted.of(device.time(product).scaled(1e6))}
 
 
-def _attention(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Estimate]:
+def _attention(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
     device, _ = _device(str(values["hardware"]), str(values["engine"]), context)
     phase = str(values["phase"])
     if phase not in {"encoder", "prefill", "decode"}:
         raise UnknownNameError("phase", phase, ("encoder", "prefill", "decode"))
-    return {"latency_us": device.time(tables.attention(rows, names.dtype(str(values["dtype"])), phase)).scaled(1e6)}
+    call = tables.attention(rows, names.dtype(str(values["dtype"])), phase)
+    return {"latency_us": Predicted.of(device.time(call).scaled(1e6))}
+
+
+def _unmasked(rows: pd.DataFrame) -> dict[str, pd.Series[bool]]:
+    """Return the causal rows that would have queries without a key: the keys include the queries' own."""
+    short = (rows["phase"] != "encoder") & (rows["kv_length"] < rows["query_length"])
+    return {"kv_length must be at least query_length": short}
 
 
 KINDS: dict[str, Kind] = {
@@ -258,10 +356,11 @@ KINDS: dict[str, Kind] = {
     "attention": Kind(
         group_by=("hardware", "engine", "phase", "dtype"),
         sizes=("batch", "query_length", "kv_length", "heads", "kv_heads", "head_dim"), targets=("latency_us",),
-        measured=_column, predict=_attention,
+        measured=_column, predict=_attention, impossible=_unmasked,
     ),
     "encoder": Kind(
         group_by=("hardware", "engine", "dtype", "layers", "hidden_size", "heads"), sizes=("batch", "sequence_length"),
-        targets=("latency_ms",), measured=_milliseconds, predict=_encoder, optional=("mean_tokens", "sequences_per_s"),
+        targets=("latency_ms",), measured=_milliseconds, predict=_encoder, whole=("layers", "hidden_size", "heads"),
+        optional=("mean_tokens",), twins=("sequences_per_s",),
     ),
 }  # fmt: skip

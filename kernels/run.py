@@ -53,22 +53,29 @@ class Samples:
 
     @classmethod
     def opened(cls, path: Path, fingerprint: str) -> Samples:
-        """Return the samples in `path`, or start the file. Samples of another machine or method are refused."""
+        """Return the samples in `path`, or start the file. Samples of another machine or method are refused.
+
+        A last line that was cut off in the middle of writing is dropped.
+        """
         samples = cls(path)
         header = {"method_version": METHOD_VERSION, "machine": fingerprint}
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
-            return samples
         try:
-            first, *lines = path.read_text(encoding="utf-8").splitlines()
-            found = json.loads(first)
-            complete = [json.loads(line) for line in lines if line.endswith("}")]
-            timings = [_timing(row) for row in complete]
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+                return samples
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]
+            first, *lines = whole.splitlines()
+            found, timings = json.loads(first), [_timing(json.loads(line)) for line in lines]
+        except OSError as error:
+            raise InputError([Problem(str(path), f"cannot be used: {error.strerror or error}")]) from None
         except (ValueError, TypeError, KeyError, UnicodeDecodeError):
             raise InputError([Problem(str(path), "is not a samples file of `capacity calibrate`")]) from None
         if found != header:
             raise InputError([Problem(str(path), "holds samples of another machine or method; name another file")])
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")  # or the next line would continue the torn one
         for timing in timings:
             samples.timings[timing.name] = timing
         return samples

@@ -111,7 +111,8 @@ def test_an_option_is_feasible_or_says_why_not(name):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_same_question_gets_the_same_answer(name):
     scenario = catalogue.scenario(name)
-    assert planner.plan(scenario, planner.inputs(scenario, today=TODAY)) == plan_of(name)
+    again = planner.plan(scenario, planner.inputs(scenario, today=TODAY))
+    assert repr(again) == repr(plan_of(name))  # records hold arrays, which do not compare as one
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from capacity import catalogue, documents, files
 from capacity.commands.planning import console
-from capacity.errors import CapacityError, UnknownNameError
+from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import DTYPE_BYTES, Fact, Hardware
 from capacity.spec.model import Model, TransformerModel
@@ -123,13 +123,22 @@ def _facts(profile: Hardware) -> list[tuple[str, Fact[Any], str]]:
 
 
 def hardware_check(names: Sequence[str], *, as_json: bool) -> int:
-    """Check profiles and print what looks wrong; exit 1 when anything does."""
+    """Check profiles and print what looks wrong; exit 1 when anything does.
+
+    Raises
+    ------
+    InputError
+        When a profile cannot be read, with the problems of all of them.
+    """
     found: dict[str, list[str]] = {}
+    problems: list[Problem] = []
     for name in names or sorted(documents.catalogue("hardware_profiles")):
         try:
             found[name] = _doubts(catalogue.hardware(name), name)
-        except CapacityError as error:
-            found[name] = str(error).splitlines()
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
     if as_json:
         print(json.dumps(found))
     else:
@@ -266,7 +275,7 @@ def dashboard(scenario: str | None, port: int, *, as_json: bool) -> int:
     if page is None or find_spec("streamlit") is None:
         raise CapacityError("dashboard.py or streamlit is missing from this installation")
     if scenario is not None:
-        documents.find("scenarios", scenario)
+        catalogue.scenario(scenario)
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
     if as_json:
         print(json.dumps({"command": command}))

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from capacity import calibration as calibrations
 from capacity import catalogue, files
-from capacity.commands.planning import console
-from capacity.errors import InputError, UnknownNameError
+from capacity.commands.planning import console, share
+from capacity.errors import InputError, Problem, UnknownNameError
 from capacity.spec.calibration import Calibration
-from capacity.units import parse
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kernels.run import Samples
     from kernels.timing import Case
 
@@ -56,13 +57,17 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     measurements = run.measurements(cases, samples)
     fitted = calibrations.from_measurements(measurements, profile, fingerprint, catalogue.shared(), date.today())
     if not cut_short:
-        fitted = calibrations.with_power(fitted, run.power(backend))
+        try:
+            fitted = calibrations.with_power(fitted, run.power(backend))
+        except KeyboardInterrupt:
+            cut_short = True
     unstable = tuple(sorted(name for name, timing in samples.judged().items() if timing.verdict == "unstable"))
     fitted = fitted.model_copy(update={"unstable": unstable})
     files.write_text(output, calibrations.to_yaml(fitted))
     _said(fitted, output, as_json=as_json)
     if cut_short:
-        screen.print(f"interrupted: fitted to what was measured; continue with --samples {path}", style="yellow")
+        said = f"interrupted: fitted to what was measured; continue with --samples {path}"
+        console(stderr=True).print(said, style="yellow", markup=False, soft_wrap=True)
     return 130 if cut_short else 0
 
 
@@ -101,10 +106,24 @@ def calibrate_from_tables(
             raise UnknownNameError("kind", kind, ("gemm", "attention"))
     profile = catalogue.hardware(hardware)
     tables = [(path, kind, checked(read_table(path), kind, path)) for path, kind in zip(paths, kinds, strict=True)]
+    unmeasured = [path for path, _, frame in tables if "latency_us" not in frame]
+    if unmeasured:
+        raise InputError([Problem(path, "a fit needs column 'latency_us': what was measured") for path in unmeasured])
+    tables = [(path, kind, _usable(path, kind, frame)) for path, kind, frame in tables]
     fitted = calibrations.from_table(tables, profile, cast(Literal["eager", "fused"], engine), date.today())
     target = files.write_text(output or FOLDER / f"{fitted.id}.yaml", calibrations.to_yaml(fitted))
     _said(fitted, target, as_json=as_json)
     return 0
+
+
+def _usable(path: str, kind: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that can be fitted; say on standard error how many cannot, and why."""
+    from capacity.validate import usable
+
+    rows, left_out = usable(frame, kind)
+    for reason, count in left_out.items():
+        console(stderr=True).print(f"{path}: rows left out: {count:,} ({reason})", style="yellow", markup=False)
+    return rows
 
 
 def _said(fitted: Calibration, path: Path, *, as_json: bool) -> None:
@@ -153,8 +172,8 @@ def validate_table(wish: Check, *, as_json: bool) -> int:
 
     if wish.kind not in validate.KINDS:
         raise UnknownNameError("kind", wish.kind, validate.KINDS)
-    most = None if wish.max_median_error is None else parse(wish.max_median_error, "fraction")
-    least = parse(wish.min_share, "fraction")
+    most = None if wish.max_median_error is None else share("--max-median-error", wish.max_median_error, 0)
+    least = share("--min-share", wish.min_share, 0, 1)
     frame = validate.checked(validate.read_table(wish.table), wish.kind, str(wish.table))
     context = validate.Context(calibrations=catalogue.calibrations(wish.calibration), shared=catalogue.shared())
     found = validate.predictions(frame, wish.kind, context)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capacity import catalogue, documents, files, planner
-from capacity.errors import InputError, UnknownNameError
+from capacity import catalogue, documents, files, planner, references
+from capacity.errors import InputError, Problem, UnitError, UnknownNameError
 from capacity.plan import Option, Plan
 from capacity.report import sentence, table
+from capacity.spec.scenario import Scenario
 from capacity.units import parse
 
 if TYPE_CHECKING:
@@ -42,9 +45,9 @@ class Request:
     ) -> Request:  # fmt: skip
         """Return the request that the command's options say."""
         try:
-            day = date.fromisoformat(today) if today else date.today()
+            day = date.today() if today is None else date.fromisoformat(today)
         except ValueError:
-            raise InputError(f"--today {today}: write a date as YYYY-MM-DD") from None
+            raise InputError([Problem("--today", f"{today!r} is no date; write it as YYYY-MM-DD")]) from None
         return cls(
             scenario=scenario, hardware=tuple(hardware or ()), overrides=tuple(overrides or ()),
             settings=tuple(settings or ()), calibrations=tuple(calibrations or ()), today=day,
@@ -52,9 +55,24 @@ class Request:
 
     def plan(self) -> Plan:
         """Return the plan that is asked for."""
-        scenario = catalogue.scenario(self.scenario, self.overrides, self.settings)
-        given = planner.inputs(scenario, self.calibrations, self.today)
+        document = catalogue.scenario_document(self.scenario, self.overrides, self.settings)
+        scenario = documents.validated(document, Scenario)
+        given = planner.inputs(scenario, self.calibrations, self.today, document)
+        if not self.hardware:
+            references.devices(scenario, document, partial(planner.profile, given=given))
         return planner.plan(scenario, given, self.hardware or None, (*self.overrides, *self.settings))
+
+
+def share(flag: str, value: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """Return the share that a flag says, e.g. 0.05 for "5%"; `least` and `most` bound it."""
+    try:
+        number = parse(value, "fraction")
+    except UnitError as error:
+        raise InputError([Problem(flag, str(error))]) from None
+    if not least <= number <= most:
+        limit = f"at least {least:.0%}" + (f" and at most {most:.0%}" if math.isfinite(most) else "")
+        raise InputError([Problem(flag, f"{value} is out of range; write {limit}")])
+    return number
 
 
 def show_plan(request: Request, *, as_json: bool) -> int:
@@ -198,7 +216,7 @@ def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -
 
     if not request.overrides and not request.settings:
         raise InputError("nothing to compare: name at least one --override or --set")
-    allowed = None if fail_over is None else parse(fail_over, "fraction")
+    allowed = None if fail_over is None else share("--fail-over", fail_over)
     before = replace(request, overrides=(), settings=()).plan()
     after = request.plan()
     found = comparison.compare(json_report.to_dict(before), json_report.to_dict(after))

@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from capacity.errors import CapacityError
 from capacity.fleet.sizing import Demand, Fleet, Latency, Miss, PoolLoad, fleet, sized
 from capacity.phases import memory, serving_step
 from capacity.phases.serving_step import Context
@@ -104,8 +101,6 @@ def _fitted(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> 
     pools, violations = [], []
     for name in dict.fromkeys(stage.pool for stage in scenario.serving.stages):
         stages = tuple(stage for stage in scenario.serving.stages if stage.pool == name)
-        if all(isinstance(stage, HostStage) for stage in stages):
-            raise CapacityError(f"pool {name} holds host work only; name a pool whose devices compute")
         candidates = [_pool(name, stages, scenario, device, models, degree) for degree in DEGREES]
         pool = next((candidate for candidate in candidates if candidate.largest_batch), candidates[-1])
         pools.append(pool)
@@ -239,7 +234,7 @@ def _stages(pools: Sequence[_Pool], device: Device, batches: Mapping[str, int]) 
                     time=serving_step.time(stage, requests, device, pool.context), flop=float(total_flop(work)),
                     moved_bytes=float(total_bytes(work)), bound=device.bound(work) if work else "host",
                     batches=tuple(sizes),
-                    batch_times=serving_step.time(stage, np.asarray(sizes, dtype=float), device, pool.context),
+                    batch_times=tuple(serving_step.time(stage, size, device, pool.context) for size in sizes),
                 )
             )  # fmt: skip
     return tuple(plans)

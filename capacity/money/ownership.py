@@ -167,7 +167,7 @@ IDLE_SHARE = 0.2
 
 
 def _energy_item(kwh: float, rates: Rates, draws: _Draws, *, included: bool) -> _Item:
-    """Return the electricity line; where the device price includes it, the kilowatt-hours are shown at no extra cost."""
+    """Return the electricity line; where the device price includes it, its kilowatt-hours are shown at no cost."""
     formula = f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}"
     amount = _amount("energy", "electricity", kwh, "kWh", "assumed", formula)
     if included:

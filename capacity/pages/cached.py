@@ -85,9 +85,20 @@ def _shared(at: Stamp) -> Shared:
     return catalogue.shared()
 
 
-def device(hardware: str, engine: str) -> Device:
-    """Return a device with the efficiencies that plans use for it."""
-    return transfer.device(profiles()[hardware], engine, calibrations(), shared())
+def compared(view: View) -> Mapping[str, Hardware]:
+    """Return every device a view may compare, by the name it goes by: the catalogue's, and files its scenario names."""
+    found = dict(profiles())
+    return found | {name: catalogue.hardware(name) for name in state.candidates(view) if name not in found}
+
+
+def profile(view: View, hardware: str) -> Hardware:
+    """Return the profile with an id, as an option of the plan of `view` names it."""
+    return next(item for item in compared(view).values() if item.id == hardware)
+
+
+def device(view: View, hardware: str) -> Device:
+    """Return a device with the efficiencies that the plan of `view` uses for it."""
+    return transfer.device(profile(view, hardware), scenario(view).engine, calibrations(), shared())
 
 
 def choices(view: View) -> list[str]:

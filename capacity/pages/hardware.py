@@ -32,7 +32,7 @@ def page() -> None:
     plan = cached.plan(view)
     show.answer(plan)
     _presets(view)
-    content = devices_table(plan, cached.profiles())
+    content = devices_table(plan, {item.id: item for item in cached.compared(view).values()})
     st.subheader(f"{len(plan.options)} devices compared", anchor="devices")
     st.caption("Click a heading to sort. – is a number nobody published, or none at all: the last columns say why.")
     _sortable(content)
@@ -81,7 +81,7 @@ def _facts(plan: Plan, view: View) -> None:
     option = session.option_input(plan, view)
     if option is None:
         return
-    profile = cached.profiles()[option.hardware]
+    profile = cached.profile(view, option.hardware)
     st.caption(f"Profile {profile.id}. Rates are dense, never sparse; what nobody could source is unknown, never 0.")
     show.table(facts_table(profile))
 

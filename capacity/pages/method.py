@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from capacity.pages import cached, session, show
+from capacity.pages.state import View
 from capacity.plan import Option
 from capacity.report import accuracy
 from capacity.report.markdown import escaped
@@ -25,7 +26,7 @@ def page() -> None:
     option = session.option_input(plan, view)
     if option:
         _errors(option)
-        _calibration(option)
+        _calibration(option, view)
     st.subheader("Formulas", anchor="formulas")
     show.table(accuracy.formulas_table())
 
@@ -33,13 +34,13 @@ def page() -> None:
 def _errors(option: Option) -> None:
     content = accuracy.errors_table(option)
     if content.rows:
-        st.subheader(f"What makes the times on {option.name} unsure", anchor="errors")
+        st.subheader(escaped(f"What makes the times on {option.name} unsure"), anchor="errors")
         show.table(content, height=420)
 
 
-def _calibration(option: Option) -> None:
-    device = cached.device(option.hardware, option.engine)
-    st.subheader(f"Efficiencies used for {option.name}", anchor="efficiencies")
+def _calibration(option: Option, view: View) -> None:
+    device = cached.device(view, option.hardware)
+    st.subheader(escaped(f"Efficiencies used for {option.name}"), anchor="efficiencies")
     st.caption(escaped(f"From {device.origin}. Errors are those of rows held out of the fit; 0 measurements: assumed."))
     show.table(accuracy.efficiencies_table(device), height=420)
     show.table(accuracy.compositions_table(device))

@@ -47,7 +47,7 @@ def _assumptions(view: View) -> None:
     for name in view.overrides:
         if name in domains and name not in cached.plain_scenario(view).overrides:
             domain = catalogue.domain(name)
-            st.subheader(domain.title, anchor=name)
+            st.subheader(escaped(domain.title), anchor=name)
             show.bullets(domain.assumptions)
 
 

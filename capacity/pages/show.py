@@ -26,6 +26,7 @@ STYLE = """
 .block-container { padding: 4rem 2.5rem 3rem; max-width: 1500px; }
 .block-container h2, .block-container h3 { font-size: 1.25rem; padding-top: 1.1rem; }
 .block-container h1 { font-size: 1.5rem; }
+[data-testid="stSidebar"] hr { margin: .3rem 0 .6rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 .cap-answer { font-size: 1.2rem; line-height: 1.55; background: #f2f6fa; border-left: 5px solid #2f5d8a;
   border-radius: 4px; padding: .9rem 1.2rem; }

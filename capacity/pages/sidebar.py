@@ -28,6 +28,7 @@ def show(view: View, pages: Sequence[st.Page]) -> None:
     with st.sidebar:
         for page in pages:
             st.page_link(page, query_params=state.to_query(view), width="stretch")
+        st.divider()
         _scenario(view)
         with session.errors_shown():
             found = cached.scenario(view)
@@ -159,7 +160,7 @@ def _free(view: View, found: Scenario) -> None:
 
 def hardware(view: View, label: str) -> None:
     """Draw the choice of devices to compare."""
-    known = cached.profiles()
+    known = cached.compared(view)
 
     def edit(view: View, chosen: list[str]) -> View:
         names = tuple(chosen)

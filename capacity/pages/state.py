@@ -13,8 +13,9 @@ import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from capacity import catalogue, documents, planner
+from capacity import catalogue, documents, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError, suggestion
 from capacity.spec.scenario import Scenario
@@ -209,7 +210,8 @@ def scenario(view: View) -> Scenario:
     InputError
         For whatever is wrong in it, at its place; also where a link or an upload names a file of this machine.
     """
-    found = documents.validated(document(view), Scenario)
+    written_down = document(view)
+    found = documents.validated(written_down, Scenario)
     own: set[str] = set()
     if not view.text:
         own = set(_names(documents.validated(document(view, plain=True), Scenario)))
@@ -218,7 +220,8 @@ def scenario(view: View) -> Scenario:
         raise InputError(
             [Problem(name, "a link or an upload may name what the catalogues hold, no file") for name in files]
         )
-    planner.inputs(found)
+    given = planner.inputs(found, document=written_down)
+    references.devices(found, written_down, partial(planner.profile, given=given))
     return found
 
 

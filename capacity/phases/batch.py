@@ -13,7 +13,7 @@ from capacity.spec.scenario import BatchJob, Scenario
 from capacity.timing.band import Estimate
 from capacity.timing.device import Device
 from capacity.work import transformer
-from capacity.work.models import architecture, vector_width
+from capacity.work.models import architecture, reading, vector_width
 from capacity.work.operations import Amount, Operation, Streaming
 
 
@@ -42,7 +42,8 @@ def batch_operations(job: BatchJob, model: Model | None, scenario: Scenario, ite
         )
     if not isinstance(model, TransformerModel):
         raise CapacityError(f"batch job {job.name}: an encode job needs a model of family 'transformer'")
-    return transformer.encode(architecture(model), items, scenario.tokens(job.tokens), job.dtype, scenario.engine)
+    tokens = scenario.tokens(job.tokens)
+    return transformer.encode(reading(model, tokens), items, tokens, job.dtype, scenario.engine)
 
 
 def fewest_devices(job: BatchJob, model: Model | None, scenario: Scenario, device: Device) -> BatchRun:

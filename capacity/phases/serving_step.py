@@ -26,7 +26,7 @@ from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.work import embedding, recurrent, retrieval, transformer
 from capacity.work.architecture import Layer
-from capacity.work.models import architecture
+from capacity.work.models import architecture, reading
 from capacity.work.operations import Amount, Collective, Gather, Operation, repeated
 
 Models = Mapping[str, Model]
@@ -54,7 +54,7 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
     Host work goes on beside the device for every request at once, so it takes as long as one request's.
     """
     if isinstance(stage, HostStage):
-        return Estimate(stage.time, {f"host time of {stage.name}": 0.1}, "assumed")
+        return Estimate(stage.time + 0.0 * requests, {f"host time of {stage.name}": 0.1}, "assumed")
     working = requests * (1 - stage.cache_hit_rate)
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
@@ -103,8 +103,8 @@ def generation(
     stage: GenerateStage, requests: Amount, context: Context
 ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
     """Return the operations of reading the prompts, and of writing every output token at the mean context length."""
-    model = architecture(_transformer(context, stage.model))
     prompt, fusion = context.scenario.tokens(stage.prompt_tokens), context.scenario.engine
+    model = reading(_transformer(context, stage.model), prompt + stage.output_tokens)
     prefill = transformer.prefill(model, requests, prompt, stage.dtype, fusion)
     step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, stage.dtype, fusion)
     exchange = _exchange(model.layer, model.layers, requests * prompt, stage.dtype, context)
@@ -130,8 +130,8 @@ def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Co
 
 
 def _encode(stage: EncodeStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    model = architecture(_transformer(context, stage.model))
     tokens = context.scenario.tokens(stage.tokens)
+    model = reading(_transformer(context, stage.model), tokens)
     work = transformer.encode(model, requests * stage.sequences, tokens, stage.dtype, context.scenario.engine)
     return work + _exchange(model.layer, model.layers, requests * stage.sequences * tokens, stage.dtype, context)
 

@@ -12,7 +12,7 @@ from capacity.spec.scenario import Scenario, TrainingJob
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device, MissingFactError
 from capacity.work import embedding, recurrent, retrieval, transformer
-from capacity.work.models import architecture, parameters
+from capacity.work.models import architecture, parameters, reading
 from capacity.work.operations import Amount, Collective, Operation, backward
 from capacity.work.optimizer import optimizer_step
 
@@ -37,7 +37,7 @@ def step_operations(job: TrainingJob, model: Model, scenario: Scenario, batch: A
     tokens = scenario.tokens(job.tokens)
     match model:
         case TransformerModel():
-            return transformer.training_step(architecture(model), batch, tokens, job.dtype)
+            return transformer.training_step(reading(model, tokens), batch, tokens, job.dtype)
         case LstmModel():
             return recurrent.training_step(model, batch, scenario.audience.history, job.dtype)
         case FactorizationModel():

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-import numpy as np
-
 from capacity.plan import CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan
 from capacity.report import figures
 from capacity.report.cells import Cell, Column, Missing, Number, Row, Table, finite
@@ -228,11 +226,9 @@ def batch_table(option: Option) -> Table:
     """Return the time of every stage by batch size, and what a request of that batch costs."""
     rows = []
     for stage in option.stages:
-        times = stage.batch_times
-        ends = (np.broadcast_to(end, len(stage.batches)) for end in (times.value, times.low, times.high))
-        for size, value, low, high in zip(stage.batches, *ends, strict=True):
-            cells = {"name": stage.name, "batch_requests": size, "time_s": float(value), "time_low_s": float(low)}
-            rows.append({**cells, "time_high_s": float(high), "time_per_request_s": float(value) / size})
+        for size, time in zip(stage.batches, stage.batch_times, strict=True):
+            each = finite(time.value / size, "unknown")
+            rows.append({"name": stage.name, "batch_requests": size, **_band("time", time), "time_per_request_s": each})
     return Table("Latency by batch size", _BATCH, tuple(rows))
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from capacity.spec.hardware import Dtype, Hardware
-from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, Number, Seconds, Spec, Watts
+from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
 
 METHOD: Literal["roofline"] = "roofline"
-METHOD_VERSION = 1
+METHOD_VERSION: Literal[1] = 1
 """Raised when the form or the fit changes: numbers of different versions are not comparable."""
 
 
@@ -30,11 +30,11 @@ class Efficiency(Spec):
     """Share of the profile's dense rate of that dtype."""
     bandwidth_efficiency: Factor
     """Share of the profile's memory bandwidth (above 1 where caches serve the data)."""
-    sharpness: Factor = 20
+    sharpness: Annotated[Factor, Field(ge=0.1)] = 20
     """p of the roofline's corner: 1 = compute and traffic add, large = the slower one alone."""
     softmax_columns: Number = 0
     """Attention only: the softmax costs as much as so many more columns of the head."""
-    log_sigma: Number
+    log_sigma: LogSigma
     """Standard deviation of ln(measured/predicted) on rows held out of the fit."""
     median_error: Number
     """Median |predicted/measured − 1| on rows held out of the fit."""
@@ -55,7 +55,7 @@ class Composition(Spec):
     """Host time per launched operation [s]: added on CPUs, a lower bound of the step on GPUs."""
     slowdown: Factor = 1
     """Caches, allocation and neighbors cost a model this much more than its operations alone."""
-    log_sigma: Number
+    log_sigma: LogSigma
     median_error: Number
     rows: CountAmount
     basis: Literal["calibrated", "assumed"] = "calibrated"
@@ -93,7 +93,7 @@ class Calibration(Spec):
     """What was measured: a run of the suite, or the table and rows that were fitted."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     method: Literal["roofline"] = METHOD
-    method_version: Count = METHOD_VERSION
+    method_version: Literal[1] = METHOD_VERSION
     machine: Machine | None = None
     profile: Hardware | None = None
     """Profile of the machine as detected; absent when `hardware` names a shipped one."""
@@ -101,19 +101,19 @@ class Calibration(Spec):
     composition: tuple[Composition, ...] = ()
     efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]
     unstable: tuple[str, ...] = ()
-    """Cases whose timing did not settle; they were left out of the fit."""
+    """Cases whose timing did not settle; the fit is robust against a few of them."""
 
 
 class Distance(Spec):
     """How much surer or less sure efficiencies get on their way to a device nobody measured."""
 
-    sibling: Number
+    sibling: LogSigma
     """Log standard deviation between devices of one chip generation and one class of board."""
-    same_class: Number
+    same_class: LogSigma
     """Between boards of one vendor and class: linked boards (NVLink and its like) or cards on PCIe."""
-    same_vendor: Number
+    same_vendor: LogSigma
     """Between a linked board and a card: cards meet their power limit first."""
-    same_kind: Number
+    same_kind: LogSigma
     """Between vendors."""
     source: str
 
@@ -124,9 +124,9 @@ class Shared(Spec):
     id: Id
     source: str
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-    stand_in_log_sigma: Number
+    stand_in_log_sigma: LogSigma
     """Added where another class of operations or another dtype stands in."""
-    engine_log_sigma: Number
+    engine_log_sigma: LogSigma
     """Between engines: added where the software that runs a step is not the one that was measured."""
     carried: Distance
     efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from capacity.spec.quantity import (
     Bytes,
@@ -94,10 +95,11 @@ class Hardware(Spec):
     def _sources_exist(self) -> Hardware:
         for name in type(self).model_fields:
             value = getattr(self, name)
-            facts = list(value.values()) if name == "dense_rates" else [value]
-            for fact in facts:
+            facts = {(name, key): fact for key, fact in value.items()} if name == "dense_rates" else {(name,): value}
+            for place, fact in facts.items():
                 if isinstance(fact, Fact) and fact.source not in self.sources:
-                    raise ValueError(f"{name} cites source {fact.source!r}, which `sources` does not hold")
+                    what = f"cites source {fact.source!r}, which `sources` does not hold"
+                    raise PydanticCustomError("elsewhere", "{what}", {"what": what, "at": (*place, "source")})
         return self
 
     def rate(self, dtype: str) -> float | None:

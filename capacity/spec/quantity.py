@@ -33,7 +33,7 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-Seconds = Annotated[float, _reader("seconds"), Field(gt=0, le=1e12), _schema("seconds", exclusiveMinimum=0)]
+Seconds = Annotated[float, _reader("seconds"), Field(gt=0, ge=1e-9, le=1e12), _schema("seconds", exclusiveMinimum=0)]
 Duration = Annotated[float, _reader("seconds"), Field(ge=0, le=1e12), _schema("seconds", minimum=0)]
 Bytes = Annotated[float, _reader("bytes"), Field(gt=0, le=1e24), _schema("bytes", exclusiveMinimum=0)]
 ByteAmount = Annotated[float, _reader("bytes"), Field(ge=0, le=1e24), _schema("bytes", minimum=0)]
@@ -46,6 +46,7 @@ RateAmount = Annotated[float, _reader("per second"), Field(ge=0, le=1e12), _sche
 Fraction = Annotated[float, _reader("fraction"), Field(ge=0, le=1), _schema("fraction", minimum=0, maximum=1)]
 Factor = Annotated[float, _reader("count"), Field(gt=0, le=1e6), _schema("count", exclusiveMinimum=0)]
 Number = Annotated[float, _reader("count"), Field(ge=0, le=1e18), _schema("count", minimum=0)]
+LogSigma = Annotated[float, _reader("count"), Field(ge=0, le=10), _schema("count", minimum=0, maximum=10)]
 Count = Annotated[int, _reader("count"), Field(ge=1, le=10**15), AfterValidator(_whole), _schema("count", minimum=1)]
 CountAmount = Annotated[
     int, _reader("count"), Field(ge=0, le=10**15), AfterValidator(_whole), _schema("count", minimum=0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from capacity.spec.hardware import Dtype
 from capacity.spec.quantity import (
@@ -27,6 +27,7 @@ Engine = Literal["eager", "fused"]
 TextLength = Literal["item", "query", "pair"] | Count
 """Tokens of a text: the catalogue's mean item text, the audience's mean query, both together, or a number."""
 DAY_S = 86400.0
+T = TypeVar("T")
 
 
 class Catalogue(Spec):
@@ -89,11 +90,13 @@ class _Stage(Spec):
     dtype: Dtype = "fp16"
     cache_hit_rate: Fraction = 0
     """Share of requests answered from a cache before this stage does anything."""
+    family: ClassVar[str | None] = None
 
 
 class EncodeStage(_Stage):
     """A transformer reads whole texts: an encoder, or a cross-encoder over (query, candidate) pairs."""
 
+    family: ClassVar[str | None] = "transformer"
     task: Literal["encode"]
     model: str
     sequences: Count = 1
@@ -104,6 +107,7 @@ class EncodeStage(_Stage):
 class GenerateStage(_Stage):
     """An LLM reads a prompt and writes text."""
 
+    family: ClassVar[str | None] = "transformer"
     task: Literal["generate"]
     model: str
     prompt_tokens: TextLength
@@ -123,6 +127,7 @@ class RetrieveStage(_Stage):
 class RankStage(_Stage):
     """An ID ranker rates candidates, each as a (user, item) pair."""
 
+    family: ClassVar[str | None] = "id-ranker"
     task: Literal["rank-pairs"]
     model: str
     candidates: Count
@@ -131,6 +136,7 @@ class RankStage(_Stage):
 class NextItemStage(_Stage):
     """An LSTM reads the user's history and scores the whole catalogue."""
 
+    family: ClassVar[str | None] = "lstm"
     task: Literal["next-item"]
     model: str
 
@@ -138,6 +144,7 @@ class NextItemStage(_Stage):
 class FuseStage(_Stage):
     """The fusion scorer zᵀ·W·σ(v ⊕ u) over candidates."""
 
+    family: ClassVar[str | None] = "fusion-scorer"
     task: Literal["fuse"]
     model: str
     candidates: Count
@@ -166,10 +173,26 @@ Stage = Annotated[
 ]
 
 
+def _distinct(entries: tuple[T, ...]) -> tuple[T, ...]:
+    """Return `entries` if each has a name of its own: overrides and reports call them by it."""
+    names = [str(getattr(entry, "name", "")) for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names must differ, {', '.join(twice)} stands more than once")
+    return entries
+
+
+def _on_devices(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    for pool in dict.fromkeys(stage.pool for stage in stages):
+        if all(isinstance(stage, HostStage) for stage in stages if stage.pool == pool):
+            raise ValueError(f"pool {pool} holds host work only; name a pool whose devices compute")
+    return stages
+
+
 class Serving(Spec):
     """The online pipeline: stages in order."""
 
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1), AfterValidator(_distinct), AfterValidator(_on_devices)]
     max_batch: Annotated[Count, Field(le=1_000_000)] = 32
     """Most requests put into one batch."""
     max_wait: Duration = 0.005
@@ -284,8 +307,8 @@ class Scenario(Spec):
     objective: Objective
     resilience: Resilience = Resilience()
     serving: Serving
-    training: tuple[TrainingJob, ...] = ()
-    batch: tuple[BatchJob, ...] = ()
+    training: Annotated[tuple[TrainingJob, ...], AfterValidator(_distinct)] = ()
+    batch: Annotated[tuple[BatchJob, ...], AfterValidator(_distinct)] = ()
     storage: Storage = Storage()
     network: Network = Network()
     people: People = People()

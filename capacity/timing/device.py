@@ -32,6 +32,7 @@ FALLBACK_DTYPE = {
 Key = tuple[str, str]
 SAME_WIDTH = {frozenset({"fp16", "bf16"})}
 """Dtypes that run through the same units at the same rate: one stands in for the other at no extra error."""
+ANY_DTYPE = ("fp32", "bf16", "fp16")
 VECTOR_WORK = {"streaming", "gather", "topk", "solve", "recurrent", "collective"}
 """Classes that traffic bounds; a profile without a rate of their dtype takes that of fp32 instead."""
 
@@ -64,13 +65,15 @@ class Device:
     def time(self, operation: Operation) -> Estimate:
         """Return the time of all launches of `operation` [s]."""
         efficiency, stand_in = self._efficiency(operation.operation, operation.dtype)
+        stored = getattr(operation, "weight_dtype", None) or operation.dtype
+        stand_in = stand_in or stored != operation.dtype  # no fit has seen weights that are unpacked on the way
         launch_s = seconds(operation, self._roof(operation, efficiency))
         errors: dict[str, Amount] = {f"{efficiency.operation} on {self.hardware.id}": efficiency.log_sigma}
         if stand_in:
             errors["stand-in efficiency"] = self.stand_in_log_sigma
         errors |= self.errors
-        known: Basis = "projected" if stand_in else efficiency.basis
-        return Estimate(launch_s * operation.count, errors, weakest([known, self.basis]))
+        known: Basis = "projected" if stand_in else "calibrated"
+        return Estimate(launch_s * operation.count, errors, weakest([known, efficiency.basis, self.basis]))
 
     def step(self, operations: Iterable[Operation], mode: str = "inference") -> Estimate:
         """Return the time of a model step [s]: its operations, plus what running them as one model costs."""
@@ -108,11 +111,12 @@ class Device:
         name, seen = operation, set[str]()
         while name not in seen:
             seen.add(name)
+            streams = name.split(".")[0] in VECTOR_WORK  # traffic bounds it: a share of bandwidth holds at any dtype
             for known in (self.fitted, self.shared):
-                for candidate in (dtype, *FALLBACK_DTYPE.get(dtype, ())):
+                for candidate in (dtype, *FALLBACK_DTYPE.get(dtype, ()), *(ANY_DTYPE if streams else ())):
                     found = known.get((name, candidate))
                     if found is not None:
-                        same = candidate == dtype or frozenset({candidate, dtype}) in SAME_WIDTH
+                        same = streams or candidate == dtype or frozenset({candidate, dtype}) in SAME_WIDTH
                         return found, not (same and name == operation)
             name = FALLBACK_OPERATION.get(name, name)
         raise MissingFactError(f"calibration {self.origin} has no efficiency for {operation} at {dtype}")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from capacity.errors import InputError, UnknownNameError
 from capacity.work.architecture import Head, Layer, Transformer
 
 Config = Mapping[str, Any]
+
+
+class ConfigError(InputError):
+    """A field of a config that does not describe a model known here; `key` names the field."""
+
+    def __init__(self, key: str, what: str) -> None:
+        self.key = key
+        super().__init__(what)
+
+
 _HEADS = {"none", "pooler", "classification", "language-model"}
 _POOLED = {
     "bert": "BertModel",
@@ -57,12 +67,16 @@ def transformer(config: Config, name: str = "", head: str | None = None) -> Tran
     filled = {**_DEFAULTS.get(kind, {}), **config}
     model = _READERS[kind](filled, name or str(config.get("_name_or_path") or kind), cast(Head, chosen))
     if (chosen == "pooler" and kind not in _POOLED) or (chosen == "language-model" and not model.layer.causal):
-        raise InputError(f"head {chosen!r} of model_type {kind!r} is not known here")
+        key = "architectures" if head is None else "head"
+        raise ConfigError(key, f"head {chosen!r} of model_type {kind!r} is not known here")
     return model
 
 
 def _head(config: Config) -> str:
-    architecture = str((config.get("architectures") or [""])[0])
+    names = config.get("architectures") or [""]
+    if not isinstance(names, Sequence):
+        raise ConfigError("architectures", f"config field 'architectures' must be a list, got {names!r}")
+    architecture = names if isinstance(names, str) else str(names[0])
     if "SequenceClassification" in architecture:
         return "classification"
     if architecture in _POOLED.values():
@@ -74,13 +88,15 @@ def _size(config: Config, *keys: str, default: int | None = None) -> int:
     """Return the first of `keys` that the config has, as a positive whole number."""
     value = next((config[key] for key in keys if config.get(key) is not None), default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**10:
-        raise InputError(f"config field {keys[0]!r} must be a positive whole number, got {value!r}")
+        shown = "none" if value is None else f"{value!r:.60}"
+        raise ConfigError(keys[0], f"config field {keys[0]!r} must be a positive whole number, got {shown}")
     return value
 
 
 def _head_dim(config: Config, hidden: int, heads: int) -> int:
     if config.get("head_dim") is None and hidden % heads:
-        raise InputError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        what = f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
+        raise ConfigError("num_attention_heads", what)
     return _size(config, "head_dim", default=hidden // heads)
 
 
@@ -125,18 +141,19 @@ def _llama_like(config: Config, name: str, head: Head) -> Transformer:
     kind = config["model_type"]
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if kind == "qwen3_moe" and (config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers")):
-        raise InputError("qwen3_moe with dense blocks between the sparse ones is not known here")
+        raise ConfigError("mlp_only_layers", "qwen3_moe with dense blocks between the sparse ones is not known here")
     experts = _size(config, "num_local_experts", "num_experts") if kind in {"mixtral", "qwen3_moe"} else 0
     inner = _size(config, "moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size")
     bias = bool(config.get("attention_bias", False)) and kind not in {"mistral", "mixtral", "qwen2"}
     mlp_bias = bool(config.get("mlp_bias", False)) and kind == "llama"
-    sliding = config.get("sliding_window") if kind in {"mistral", "mixtral"} else None
+    windowed = kind in {"mistral", "mixtral"} and config.get("sliding_window") is not None
+    window = _size(config, "sliding_window") if windowed else None
     layer = Layer(
         hidden=hidden, heads=heads, kv_heads=_size(config, "num_key_value_heads", default=heads),
         head_dim=_head_dim(config, hidden, heads), intermediate=inner, gated=True,
         activation=str(config.get("hidden_act", "silu")), norm="rms",
         attention_bias=bias or kind == "qwen2", output_bias=bias, mlp_bias=mlp_bias,
-        query_key_norm=kind in {"qwen3", "qwen3_moe"}, rotary=True, causal=True, window=sliding, experts=experts,
+        query_key_norm=kind in {"qwen3", "qwen3_moe"}, rotary=True, causal=True, window=window, experts=experts,
         experts_per_token=_size(config, "num_experts_per_tok") if experts else 0,
     )  # fmt: skip
     return Transformer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capacity.errors import CapacityError
 from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
 from capacity.work import embedding, recurrent, retrieval
 from capacity.work.architecture import Transformer
@@ -12,6 +13,20 @@ def architecture(model: TransformerModel) -> Transformer:
     """Return the dimensions of a transformer profile, with the head the profile names."""
     named = model.head if "head" in model.model_fields_set else None
     return transformer(model.config, model.name, named)
+
+
+def reading(model: TransformerModel, tokens: int) -> Transformer:
+    """Return the dimensions of a transformer that is to read `tokens` tokens.
+
+    Raises
+    ------
+    CapacityError
+        When its position table is shorter: the real module would fail there.
+    """
+    built = architecture(model)
+    if built.positions and tokens > built.positions:
+        raise CapacityError(f"model {model.id} reads at most {built.positions} tokens, and {tokens} are asked for")
+    return built
 
 
 def parameters(model: Model) -> int:

@@ -19,6 +19,6 @@ pages_shown = [
 ]
 page = st.navigation(pages_shown, position="hidden")  # the sidebar draws links that carry the view
 with session.errors_shown():
-    sidebar.show(session.current(), pages_shown)
+    sidebar.show(session.current(), pages_shown, page)
 session.show_problems()
 page.run()

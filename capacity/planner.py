@@ -20,7 +20,7 @@ from capacity.spec.model import Model
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
 from capacity.timing import transfer
-from capacity.timing.band import Estimate, weakest
+from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device, MissingFactError
 from capacity.work.models import resized
 
@@ -72,6 +72,19 @@ def plan(scenario: Scenario, given: Inputs, hardware: Sequence[str] | None = Non
     )  # fmt: skip
 
 
+def plan_scenario(scenario: Scenario, hardware: Sequence[str] | None = None, today: date | None = None) -> Plan:
+    """Return the plan of `scenario` with everything it refers to looked up in the catalogue.
+
+    Parameters
+    ----------
+    hardware
+        Devices to compare; by default the scenario's own candidates.
+    today
+        Date at which prices are judged; by default today.
+    """
+    return plan(scenario, inputs(scenario, today=today), hardware)
+
+
 def profile(name: str, given: Inputs) -> Hardware:
     """Return a hardware profile by name: one that a given calibration brings along, or one of the catalogue."""
     brought = {p.id: p for c, p in given.calibrations if c.profile is not None}
@@ -90,10 +103,12 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
         return _refused(hardware, device, str(error))
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
-    bases = [pool.service.basis for pool in pools.pools] or [stage.time.basis for stage in pools.stages]
-    bases += [job.duration.basis for job in jobs]
+    hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
+    hours += [
+        job.device_hours_per_month for job in jobs
+    ]  # the basis of what is paid: a minute of training weighs little
     return Option(
-        hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=weakest(bases),
+        hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=total(hours).basis,
         stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,
         latency_median_s=pools.median_s, latency_quantile_s=pools.quantile_s,
         latency_quantile_p90_s=pools.quantile_p90_s, bound=_bound(pools), cost=cost,

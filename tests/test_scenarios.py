@@ -223,7 +223,7 @@ def test_cached_requests_hold_no_memory():
         [option.pools[0].memory_bytes["KV cache"] / option.pools[0].batch for option in plan.options if option.feasible]
         for plan in (plan_of("generated-copy", (), (setting,)) for setting in settings)
     ]
-    assert min(caches[0]) > 4 * max(caches[1])
+    assert min(caches[0]) >= 4 * max(caches[1])
 
 
 def test_new_items_are_those_of_the_time_between_two_runs():

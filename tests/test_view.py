@@ -57,6 +57,13 @@ def test_only_differences_stand_in_the_url():
     assert state.put(view, "traffic.peak_rate", "37.5 requests/s") == EXAMPLE
 
 
+@pytest.mark.parametrize("setting", ["hardware=[t4, abacus]", "serving.stages.rerank.model=abacus"])
+def test_a_name_nobody_knows_is_dropped_from_a_link(setting):
+    view, problems = state.checked(View(scenario=state.EXAMPLE, settings=(setting,)), HARDWARE)
+    assert view == EXAMPLE
+    assert "abacus" in str(problems[0])
+
+
 def test_a_setting_keeps_its_place_and_counts_once():
     view = state.put(state.put(EXAMPLE, "traffic.peak_rate", "75/s"), "objective.latency", "1 s")
     assert state.put(view, "traffic.peak_rate", "80/s").settings == ("traffic.peak_rate=80/s", "objective.latency=1 s")

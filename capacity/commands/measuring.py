@@ -47,6 +47,8 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     backend = Backend.local(wish.device, wish.threads)
     profile = machine.detect_gpu() if backend.device == "cuda" else machine.detect_cpu()
     output = wish.output or FOLDER / f"{profile.id}.yaml"
+    if output.is_dir():  # said before minutes of measuring, not after
+        raise InputError([Problem(str(output), "is a folder; name a file in it")])
     path = wish.samples or output.with_suffix(".samples.jsonl")
     if wish.samples is None:
         path.unlink(missing_ok=True)  # a new run measures anew; --samples resumes one

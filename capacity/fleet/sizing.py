@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from capacity.fleet.queueing import Wait, quantile_of_sum, waiting
+from capacity.fleet.queueing import Service, Wait, quantile, waiting
 
 Mode = Literal["batches", "slots"]
 MOST_REPLICAS = 200_000
@@ -96,13 +96,21 @@ def latency(pool: PoolLoad, replicas: int, rate: float, max_wait_s: float = floa
 def fleet(pools: Sequence[PoolLoad], replicas: Mapping[str, int], demand: Demand) -> Fleet:
     """Return how `replicas` of each pool do at the peak rate."""
     parts = {pool.name: latency(pool, replicas[pool.name], demand.rate, demand.max_wait_s) for pool in pools}
-    fixed = sum(part.forming_s + part.service_s for part in parts.values())
+    fixed = sum(part.forming_s for part in parts.values()) + sum(pool.host_s for pool in pools)
     waits = [part.wait for part in parts.values()]
+    service = _service(pools)
     used = {pool.name: demand.rate * pool.service_s / pool.batch / replicas[pool.name] for pool in pools}
     return Fleet(
         replicas=dict(replicas), latency=parts, utilization=used,
-        quantile_s=fixed + quantile_of_sum(waits, demand.quantile), median_s=fixed + quantile_of_sum(waits, 0.5),
+        quantile_s=fixed + quantile(service, waits, demand.quantile), median_s=fixed + quantile(service, waits, 0.5),
     )  # fmt: skip
+
+
+def _service(pools: Sequence[PoolLoad]) -> Service:
+    """Return the service time on the devices of all pools as one: means and variances add."""
+    mean = sum(pool.service_s for pool in pools)
+    variance = sum(pool.service_s**2 * pool.service_scv for pool in pools)
+    return Service(mean, variance / mean**2 if mean else 0.0)
 
 
 def least(pool: PoolLoad, rate: float) -> int:

@@ -44,7 +44,7 @@ class Choice:
 
 
 RATE = Quantity(
-    path="traffic.peak_rate", label="Peak rate", dimension="per second",
+    path="traffic.peak_rate", label="Peak rate [requests/s]", dimension="per second",
     explanation="Requests per second in the busiest minutes, e.g. 3000/s or 2 M/d.",
 )  # fmt: skip
 LATENCY = Quantity(

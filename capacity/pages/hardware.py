@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from capacity.pages import cached, session, show
+from capacity.pages import cached, session, show, sidebar
 from capacity.pages.state import View
 from capacity.plan import Plan
 from capacity.report.cells import Missing, Table
@@ -32,6 +32,7 @@ def page() -> None:
     plan = cached.plan(view)
     show.answer(plan)
     _presets(view)
+    sidebar.hardware(view, "Devices to compare")
     content = devices_table(plan, {item.id: item for item in cached.compared(view).values()})
     st.subheader(f"{len(plan.options)} devices compared", anchor="devices")
     st.caption("Click a heading to sort. – is a number nobody published, or none at all: the last columns say why.")

@@ -23,8 +23,8 @@ FORMATS = {
 }
 
 
-def show(view: View, pages: Sequence[st.Page]) -> None:
-    """Draw the sidebar for `view`; every link to a page carries the view, every input changes it and so the URL."""
+def show(view: View, pages: Sequence[st.Page], here: st.Page) -> None:
+    """Draw the sidebar for `view` on the page `here`; its links carry the view, its inputs change it and so the URL."""
     with st.sidebar:
         for page in pages:
             st.page_link(page, query_params=state.to_query(view), width="stretch")
@@ -33,7 +33,8 @@ def show(view: View, pages: Sequence[st.Page]) -> None:
         with session.errors_shown():
             found = cached.scenario(view)
             _inputs(view, found)
-            hardware(view, "Hardware to compare")
+            if here.url_path != "hardware":
+                hardware(view, "Hardware to compare")
             _downloads(view, found)
             _command(view)
 
@@ -159,7 +160,7 @@ def _free(view: View, found: Scenario) -> None:
 
 
 def hardware(view: View, label: str) -> None:
-    """Draw the choice of devices to compare."""
+    """Draw the choice of devices to compare: in the sidebar, or on the page that is about it."""
     known = cached.compared(view)
 
     def edit(view: View, chosen: list[str]) -> View:

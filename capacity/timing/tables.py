@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from capacity.errors import UnknownNameError
 from capacity.spec import names
 from capacity.spec.hardware import DTYPE_BYTES, Hardware
 from capacity.timing.calibrate import LEAST_ROWS, Rows
 from capacity.work.operations import Attention, Gemm
 
 Array = NDArray[np.float64]
+PHASES = ("encoder", "prefill", "decode")
 
 
 def column(frame: pd.DataFrame, name: str) -> Array:
@@ -28,7 +30,15 @@ def gemm(frame: pd.DataFrame, precision: names.Precision) -> Gemm:
 
 
 def attention(frame: pd.DataFrame, precision: names.Precision, phase: str) -> Attention:
-    """Return the attention calls of all rows of one phase (encoder, prefill or decode)."""
+    """Return the attention calls of all rows of one phase (encoder, prefill or decode).
+
+    Raises
+    ------
+    UnknownNameError
+        For any other phase.
+    """
+    if phase not in PHASES:
+        raise UnknownNameError("phase", phase, PHASES)
     return Attention(
         batch=column(frame, "batch"), heads=column(frame, "heads"), kv_heads=column(frame, "kv_heads"),
         query=column(frame, "query_length"), keys=column(frame, "kv_length"), head_dim=column(frame, "head_dim"),

@@ -88,8 +88,7 @@ def _size(config: Config, *keys: str, default: int | None = None) -> int:
     """Return the first of `keys` that the config has, as a positive whole number."""
     value = next((config[key] for key in keys if config.get(key) is not None), default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**10:
-        shown = "none" if value is None else f"{value!r:.60}"
-        raise ConfigError(keys[0], f"config field {keys[0]!r} must be a positive whole number, got {shown}")
+        raise ConfigError(keys[0], f"config field {keys[0]!r} must be a positive whole number, got {value!r:.60}")
     return value
 
 

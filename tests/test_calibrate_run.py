@@ -1,0 +1,346 @@
+"""A calibration run: samples are kept and resumed, an interrupt keeps what was measured, a real run ends in a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from replay_clock import Recorded, ReplayClock
+from typer.testing import CliRunner
+
+from capacity import catalogue
+from capacity.cli import app
+from capacity.commands import measuring
+from capacity.errors import CapacityError, InputError
+from capacity.spec.calibration import Calibration
+from capacity.spec.hardware import Hardware
+from capacity.timing.band import BASES
+from capacity.timing.roofline import Roof, seconds
+from capacity.work.operations import Gemm, Operation
+from kernels import machine, run, suite
+from kernels.run import Plan, Samples
+from kernels.timing import Case, Timing
+
+MACHINE = "a machine Linux cpu 2"
+ROOF = Roof(t0_s=2e-6, flop_per_s=1e12, bytes_per_s=5e10, sharpness=3)
+
+
+def timing(name: str, *samples: float, probe: float = 1e-3) -> Timing:
+    samples = samples or (1.0, 1.01, 0.99, 1.0, 1.0)
+    return Timing(name, samples, (probe,) * len(samples), probe, inner=1, warmup_calls=3)
+
+
+def written(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- the samples file -----------------------------------------------------------------------------------------------
+
+
+def test_samples_are_written_at_once_and_read_back(tmp_path):
+    path = tmp_path / "new folder" / "run.jsonl"
+    samples = Samples.opened(path, MACHINE)
+    samples.add(timing("a"))
+    assert [line.get("name") for line in written(path)] == [None, "a"]
+    samples.add(timing("b"))
+    assert Samples.opened(path, MACHINE).timings == samples.timings
+
+
+def test_a_case_measured_again_is_joined_and_the_last_line_counts(tmp_path):
+    path = tmp_path / "run.jsonl"
+    samples = Samples.opened(path, MACHINE)
+    samples.add(timing("a", 1.0, 3.0))
+    samples.add(timing("a", 1.0, 1.0))
+    assert samples.timings["a"].samples_s == (1.0, 3.0, 1.0, 1.0)
+    assert Samples.opened(path, MACHINE).timings == samples.timings
+    assert [line.get("name") for line in written(path)] == [None, "a", "a"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 100])
+def test_a_line_that_was_cut_off_is_dropped_and_the_file_goes_on(tmp_path, cut):
+    path = tmp_path / "run.jsonl"
+    samples = Samples.opened(path, MACHINE)
+    samples.add(timing("a"))
+    samples.add(timing("b"))
+    path.write_text(path.read_text()[:-cut])
+    resumed = Samples.opened(path, MACHINE)
+    assert list(resumed.timings) == ["a"]
+    resumed.add(timing("b"))
+    again = Samples.opened(path, MACHINE)
+    assert again.timings == samples.timings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not a samples file"),
+        ("not json\n", "is not a samples file"),
+        ("id: a-yaml-file\nname: x\n", "is not a samples file"),
+        ('{"method_version": 1, "machine"', "is not a samples file"),
+        ('{"method_version": 1, "machine": "another machine"}\n', "another machine or method"),
+        (json.dumps({"method_version": 0, "machine": MACHINE}) + "\n", "another machine or method"),
+        (json.dumps({"method_version": 1, "machine": MACHINE}) + '\n{"name": "a"}\n', "is not a samples file"),
+        (json.dumps({"method_version": 1, "machine": MACHINE}) + "\n[1, 2]\n", "is not a samples file"),
+        ("[]\n", "another machine or method"),
+        (b"PAR1\xff\xfe\x00", "is not a samples file"),
+    ],
+)
+def test_other_files_are_refused_and_left_alone(tmp_path, text, message):
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=message) as caught:
+        Samples.opened(path, MACHINE)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "run.jsonl"):
+        with pytest.raises(InputError, match="cannot be used"):
+            Samples.opened(path, MACHINE)
+
+
+def test_every_timing_is_judged_by_the_quietest_reference_of_the_run(tmp_path):
+    samples = Samples.opened(tmp_path / "run.jsonl", MACHINE)
+    samples.add(timing("disturbed throughout", probe=2e-3))
+    samples.add(timing("quiet", probe=1e-3))
+    judged = samples.judged()
+    assert {name: item.verdict for name, item in judged.items()} == {
+        "disturbed throughout": "unstable",
+        "quiet": "stable",
+    }
+
+
+# --- interrupted and resumed, on a replayed clock -------------------------------------------------------------------
+
+
+def replayed_cases(count: int = 24) -> list[Case]:
+    """Return products that take exactly what `ROOF` says: recorded seconds, no kernel."""
+    found = []
+    for number in range(count):
+        work: Operation = Gemm(m=2 ** (number % 12), n=512 + 64 * number, k=768, dtype="fp32")
+        recorded = float(seconds(work, ROOF))
+        found.append(Case(f"gemm {number}", (work,), lambda recorded=recorded: Recorded(recorded)))
+    return found
+
+
+@pytest.fixture
+def replayed(monkeypatch) -> Callable[[int | None], ReplayClock]:
+    """Stand in for this machine: replayed cases and clock, a profile of its own, no power meter."""
+    shipped = catalogue.hardware("xeon-8480plus")
+    profile = Hardware.model_validate(shipped.model_dump() | {"id": "local-replayed"})
+    monkeypatch.setattr(machine, "detect_cpu", lambda: profile)
+    monkeypatch.setattr(suite, "cases", lambda _backend, quick: replayed_cases())
+    monkeypatch.setattr(run, "power", lambda _backend: "not measured")
+    monkeypatch.setattr(run.Backend, "reference", lambda _self: Recorded(1e-3))
+
+    def clock(interrupted_after: int | None = None) -> ReplayClock:
+        found = ReplayClock(interrupted_after)
+        monkeypatch.setattr(run.Backend, "clock", lambda _self: found)
+        return found
+
+    return clock
+
+
+def calibrated(folder: Path, *more: str, code: int = 0) -> Calibration | None:
+    pytest.importorskip("torch", reason="`capacity calibrate` needs torch")
+    path = folder / "local.yaml"
+    result = CliRunner().invoke(app, ["calibrate", "--device", "cpu", "--quick", "--output", str(path), *more])
+    assert result.exit_code == code, result.output
+    return catalogue.calibrations([str(path)])[0][0] if path.exists() else None
+
+
+def test_a_whole_run_on_a_replayed_clock(replayed, tmp_path):
+    replayed()
+    found = calibrated(tmp_path)
+    (fit,) = found.efficiencies
+    assert (found.id, found.engine, fit.operation, fit.dtype, fit.rows) == (
+        "local-replayed",
+        "eager",
+        "gemm",
+        "fp32",
+        24,
+    )
+    assert fit.median_error < 0.02
+    assert fit.t0 == pytest.approx(ROOF.t0_s, rel=0.2)
+    assert (found.power, found.unstable, found.profile.id) == ("not measured", (), "local-replayed")
+
+
+def test_an_interrupt_keeps_what_was_measured_and_fits_it(replayed, tmp_path):
+    # a batch of eight: 3 warm-up calls each, then 9 rounds of 1 + 2·8 measurements; the second batch is not finished
+    replayed(interrupted_after=(8 * 3 + 9 * 17) + 40)
+    found = calibrated(tmp_path, code=130)
+    names = [line["name"] for line in written(tmp_path / "local.samples.jsonl")[1:]]
+    assert names == [f"gemm {number}" for number in range(8)]
+    assert found.efficiencies[0].rows == 8
+
+
+def test_an_interrupted_run_is_resumed_where_it_stopped(replayed, tmp_path):
+    replayed(interrupted_after=8 * 3 + 9 * 17 + 40)
+    calibrated(tmp_path, code=130)
+    clock = replayed()
+    found = calibrated(tmp_path, "--samples", str(tmp_path / "local.samples.jsonl"))
+    assert found.efficiencies[0].rows == 24
+    assert len(clock.asked) == 2 * (8 * 3 + 9 * 17)  # the other two batches, and nothing twice
+    replayed()
+    calibrated(tmp_path)  # without --samples a run measures anew
+    assert [line["name"] for line in written(tmp_path / "local.samples.jsonl")[1:]] == [f"gemm {n}" for n in range(24)]
+
+
+def test_an_interrupt_before_anything_was_measured_says_so(replayed, tmp_path):
+    replayed(interrupted_after=5)
+    wish = measuring.Wish(
+        device="cpu", threads=None, quick=True, output=tmp_path / "local.yaml", samples=tmp_path / "kept.jsonl"
+    )
+    with pytest.raises(CapacityError, match="too little was measured to fit anything"):
+        measuring.calibrate_machine(wish, as_json=False)
+    assert not (tmp_path / "local.yaml").exists()
+    assert (tmp_path / "kept.jsonl").exists()
+
+
+def test_an_interrupt_while_power_is_measured_keeps_the_fit(replayed, tmp_path, monkeypatch):
+    replayed()
+    monkeypatch.setattr(run, "power", lambda _backend: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert calibrated(tmp_path, code=130).efficiencies[0].rows == 24
+
+
+def test_json_stays_json_when_interrupted(replayed, tmp_path):
+    replayed(interrupted_after=8 * 3 + 9 * 17 + 40)
+    arguments = ["calibrate", "--device", "cpu", "--quick", "--json", "--output", str(tmp_path / "local.yaml")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["file"] == str(tmp_path / "local.yaml")
+    assert "continue with --samples" in result.stderr
+
+
+def test_a_folder_as_output_is_refused_before_measuring(replayed, tmp_path):
+    clock = replayed()
+    wish = measuring.Wish(device="cpu", threads=None, quick=True, output=tmp_path, samples=None)
+    with pytest.raises(InputError, match="is a folder"):
+        measuring.calibrate_machine(wish, as_json=False)
+    assert clock.asked == []
+
+
+# --- really run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_real_run_ends_in_a_plan(tmp_path, monkeypatch):
+    """Kernels of this machine, cut short by the plan's limit: no time is asserted, only that the numbers get through."""
+    pytest.importorskip("transformers", reason="the suite's encoders need transformers")
+    kept = {"gemm", "topk", "recurrent", "gather", "streaming.softmax", "streaming.optimizer"}
+    few = [case for case in suite.cases(run.Backend.local("cpu"), quick=True) if case.operations[0].operation in kept]
+    few = [
+        case for case in few if case.mode is None and case.operations[0].dtype == "fp32" and "1000000" not in case.name
+    ]
+    monkeypatch.setattr(suite, "cases", lambda _backend, quick: few)
+    monkeypatch.setattr(run, "QUICK", Plan(quick=True, limit_s=20.0))
+    monkeypatch.setattr(Plan, "effort", property(lambda _self: run.Effort(rounds=5, warmup_s=0.02, round_limit_s=0.2)))
+    found = calibrated(tmp_path)
+    assert {fit.operation for fit in found.efficiencies} >= {"gemm", "recurrent", "topk"}
+    assert all(fit.basis == "calibrated" and np.isfinite(fit.log_sigma) for fit in found.efficiencies)
+    assert found.machine.software["torch"]
+
+    path, local = str(tmp_path / "local.yaml"), found.hardware
+    result = CliRunner().invoke(app, ["plan", "lstm-sequence", "--hardware", local, "--calibration", path, "--json"])
+    assert result.exit_code in {0, 1}, result.output  # feasible or not is this machine's business
+    (option,) = json.loads(result.stdout)["options"]
+    assert (option["hardware"], option["origin"]) == (local, found.id)
+    (stage,) = option["stages"]
+    assert stage["service"]["basis"] in BASES[: BASES.index("projected") + 1]  # kernels measured, launch cost assumed
+    assert option["basis"] in BASES
+
+
+# --- from tables ----------------------------------------------------------------------------------------------------
+
+
+def table() -> pd.DataFrame:
+    hardware, draw = catalogue.hardware("a100-sxm-80gb"), np.random.default_rng(0)
+    m = np.round(2 ** draw.uniform(0, 13, 60))
+    n, k = (np.round(2 ** draw.uniform(12, 14, 60)) for _ in range(2))
+    roof = Roof(t0_s=5e-6, flop_per_s=0.8 * hardware.rate("bf16"), bytes_per_s=1.5e12, sharpness=3.0)
+    times = seconds(Gemm(m=m, n=n, k=k, dtype="bf16"), roof) * draw.lognormal(sigma=0.05, size=60) * 1e6
+    names = {"hardware": hardware.id, "engine": "vllm 0.14.0", "dtype": "bf16"}
+    return pd.DataFrame(names | {"m": m, "n": n, "k": k, "latency_us": times})
+
+
+def from_table(folder: Path, frame: pd.DataFrame, *more: str):
+    source = folder / "table.csv"
+    frame.to_csv(source, index=False)
+    output = str(folder / "fitted.yaml")
+    arguments = ["--from", str(source), "--kind", "gemm", "--hardware", "a100-sxm-80gb", "--output", output, *more]
+    return CliRunner().invoke(app, ["calibrate", *arguments])
+
+
+def test_a_table_becomes_a_calibration_that_plans_use(tmp_path):
+    result = from_table(tmp_path, table())
+    assert result.exit_code == 0, result.output
+    found, profile = catalogue.calibrations([str(tmp_path / "fitted.yaml")])[0]
+    assert (found.hardware, profile.id, found.engine, found.machine) == (
+        "a100-sxm-80gb",
+        "a100-sxm-80gb",
+        "fused",
+        None,
+    )
+    assert found.efficiencies[0].flop_efficiency == pytest.approx(0.8, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"m": 0}, "m must be a positive number"),
+        ({"m": -1}, "m must be a positive number"),
+        ({"m": "many"}, "m must be a positive number"),
+        ({"n": None}, "n must be a positive number"),
+        ({"k": 1e300}, "k must be a positive number, at most 1e+12"),
+        ({"latency_us": 0}, "latency_us must be a positive number"),
+        ({"latency_us": -3}, "latency_us must be a positive number"),
+        ({"latency_us": "inf"}, "latency_us must be a positive number"),
+        ({"engine": None}, "engine is blank"),
+        ({"dtype": None}, "dtype is blank"),
+        ({"hardware": None}, "hardware is blank"),
+    ],
+)
+def test_rows_that_cannot_be_fitted_are_left_out_and_counted(tmp_path, change, reason):
+    good = table()
+    bad = good.iloc[:2].astype(object).assign(**change)
+    result = from_table(tmp_path, pd.concat([good.astype(object), bad], ignore_index=True), "--json")
+    assert result.exit_code == 0, result.output
+    assert "rows left out: 2" in result.stderr
+    assert reason in result.stderr
+    (fit,) = json.loads(result.stdout)["efficiencies"]
+    assert fit["rows"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kind", "gemm"], "2 --kind|1 --from tables need as many --kind"),
+        (["--engine", "quick"], "unknown engine 'quick'"),
+        (["--hardware", "a100-sxm"], "a100-sxm-80gb"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_with_what_is_allowed(tmp_path, arguments, message):
+    result = from_table(tmp_path, table(), *arguments)
+    assert isinstance(result.exception, CapacityError), result.output
+    assert result.exception.args
+    assert any(part in str(result.exception) for part in message.split("|"))
+    assert not (tmp_path / "fitted.yaml").exists()
+
+
+def test_a_table_without_times_or_kind_is_refused(tmp_path):
+    for frame, kind, message in (
+        (table().drop(columns="latency_us"), "gemm", "a fit needs column 'latency_us'"),
+        (table().drop(columns="m"), "gemm", "kind gemm needs column 'm'"),
+        (table(), "encoder", "unknown kind 'encoder'"),
+    ):
+        frame.to_csv(tmp_path / "table.csv", index=False)
+        with pytest.raises(InputError, match=message):
+            measuring.calibrate_from_tables(
+                [str(tmp_path / "table.csv")], [kind], "a100-sxm-80gb", "fused", tmp_path / "x.yaml", as_json=False
+            )

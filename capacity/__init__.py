@@ -30,7 +30,7 @@ _HOME = {
     "CapacityError": "capacity.errors",
     "InputError": "capacity.errors",
 }
-__all__ = list(_HOME)  # noqa: PLE0604, PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (whatever the name stands for)

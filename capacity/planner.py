@@ -106,7 +106,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
     hours += [
         job.device_hours_per_month for job in jobs
-    ]  # the basis of what is paid: a minute of training weighs little
+    ]  # a minute of training weighs little
     return Option(
         hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=total(hours).basis,
         stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,

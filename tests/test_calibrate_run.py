@@ -230,19 +230,25 @@ def test_a_folder_as_output_is_refused_before_measuring(replayed, tmp_path):
 # --- really run -----------------------------------------------------------------------------------------------------
 
 
+def few_cases(backend: run.Backend) -> list[Case]:
+    """Return four small fp32 cases of each class that the LSTM scenario executes."""
+    kept: dict[str, list[Case]] = {name: [] for name in ("gemm", "recurrent", "streaming.softmax", "topk", "gather")}
+    for case in suite.cases(backend, quick=True):
+        chosen = kept.get(case.operations[0].operation, [])
+        if case.mode is None and case.operations[0].dtype == "fp32" and "1000000" not in case.name and len(chosen) < 4:
+            chosen.append(case)
+    return [case for chosen in kept.values() for case in chosen]
+
+
 def test_a_real_run_ends_in_a_plan(tmp_path, monkeypatch):
-    """Kernels of this machine, cut short by the plan's limit: no time is asserted, only that the numbers get through."""
+    """Real kernels of this machine, few and short: no time is asserted, only that the numbers get through."""
     pytest.importorskip("transformers", reason="the suite's encoders need transformers")
-    kept = {"gemm", "topk", "recurrent", "gather", "streaming.softmax", "streaming.optimizer"}
-    few = [case for case in suite.cases(run.Backend.local("cpu"), quick=True) if case.operations[0].operation in kept]
-    few = [
-        case for case in few if case.mode is None and case.operations[0].dtype == "fp32" and "1000000" not in case.name
-    ]
-    monkeypatch.setattr(suite, "cases", lambda _backend, quick: few)
-    monkeypatch.setattr(run, "QUICK", Plan(quick=True, limit_s=20.0))
-    monkeypatch.setattr(Plan, "effort", property(lambda _self: run.Effort(rounds=5, warmup_s=0.02, round_limit_s=0.2)))
+    cases = few_cases(run.Backend.local("cpu"))
+    monkeypatch.setattr(suite, "cases", lambda _backend, quick: cases)
+    monkeypatch.setattr(run, "QUICK", Plan(quick=True, limit_s=5.0))
+    monkeypatch.setattr(Plan, "effort", property(lambda _self: run.Effort(rounds=5, warmup_s=0.02, round_limit_s=0.1)))
     found = calibrated(tmp_path)
-    assert {fit.operation for fit in found.efficiencies} >= {"gemm", "recurrent", "topk"}
+    assert "gemm" in {fit.operation for fit in found.efficiencies}  # first in line, whatever time there is
     assert all(fit.basis == "calibrated" and np.isfinite(fit.log_sigma) for fit in found.efficiencies)
     assert found.machine.software["torch"]
 
@@ -252,7 +258,7 @@ def test_a_real_run_ends_in_a_plan(tmp_path, monkeypatch):
     (option,) = json.loads(result.stdout)["options"]
     assert (option["hardware"], option["origin"]) == (local, found.id)
     (stage,) = option["stages"]
-    assert stage["service"]["basis"] in BASES[: BASES.index("projected") + 1]  # kernels measured, launch cost assumed
+    assert stage["time_s"]["basis"] in BASES[: BASES.index("projected") + 1]  # kernels measured, launch cost assumed
     assert option["basis"] in BASES
 
 

@@ -124,7 +124,8 @@ def _usable(path: str, kind: str, frame: pd.DataFrame) -> pd.DataFrame:
 
     rows, left_out = usable(frame, kind)
     for reason, count in left_out.items():
-        console(stderr=True).print(f"{path}: rows left out: {count:,} ({reason})", style="yellow", markup=False)
+        said = f"{path}: rows left out: {count:,} ({reason})"
+        console(stderr=True).print(said, style="yellow", markup=False, soft_wrap=True)
     return rows
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 infeasible or a gate failed, 2 bad input, 3 a defect of ou
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -220,6 +221,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            sys.exit(_said("the output cannot be written: no space left on the device", 2))
         if os.environ.get("CAPACITY_DEBUG"):
             raise
         kind = type(error).__name__

@@ -98,7 +98,10 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise InputError([Problem(where, f"not well-formed YAML: {error.problem or error.context}")]) from None
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
+        tab = bool(mark) and line[mark.column : mark.column + 1] == "\t"
+        what = "a tab stands where YAML wants blanks" if tab else error.problem or error.context
+        raise InputError([Problem(where, f"not well-formed YAML: {what}")]) from None
     except (yaml.YAMLError, ValueError) as error:
         where = f"{name}{_control_character(text)}"
         raise InputError([Problem(where, f"not well-formed YAML: {str(error).splitlines()[0]}")]) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -104,11 +105,11 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
-    hours += [
-        job.device_hours_per_month for job in jobs
-    ]  # a minute of training weighs little
+    hours = hours or [stage.time for stage in pools.stages]
+    hours += [job.device_hours_per_month for job in jobs]
     return Option(
-        hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin, basis=total(hours).basis,
+        hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin,
+        basis=total(hours).basis,
         stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,
         latency_median_s=pools.median_s, latency_quantile_s=pools.quantile_s,
         latency_quantile_p90_s=pools.quantile_p90_s, bound=_bound(pools), cost=cost,
@@ -138,7 +139,7 @@ def _time(stage: StagePlan) -> float:
 
 def _rank(item: Option) -> tuple[int, float]:
     if not item.feasible:
-        return 2, len(item.violations)
+        return 2, max((miss.needed / miss.allowed for miss in item.violations if miss.allowed > 0), default=math.inf)
     if item.cost is None or not item.cost.complete:
         return 1, item.devices
     return 0, item.cost.usd

@@ -6,18 +6,32 @@ A name may stand in the scenario's file, in an override or in a setting; its doc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from capacity import catalogue
 from capacity.documents import Document
-from capacity.errors import InputError, Problem, UnknownNameError
+from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.problems import Location
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import Model
+from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import Rates
-from capacity.spec.scenario import BatchJob, Scenario
+from capacity.spec.scenario import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage, Scenario
+from capacity.work.models import reading
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A stage or a job that runs a model: where it stands, and what the model must be able to do."""
+
+    location: Location
+    model: str
+    family: str | None
+    length: str = ""
+    """Key that sets how many tokens the model reads."""
+    tokens: int = 0
 
 
 def models(scenario: Scenario, document: Document) -> dict[str, Model]:
@@ -26,22 +40,33 @@ def models(scenario: Scenario, document: Document) -> dict[str, Model]:
     Raises
     ------
     InputError
-        With every unknown model, and every one of a family that its stage or job cannot run.
+        With every unknown model, every one of a family that its stage or job cannot run, and every text that is longer
+        than its model reads.
     """
     found: dict[str, Model] = {}
     problems: list[Problem] = []
-    for location, name, family in _models(scenario):
+    for use in _uses(scenario):
         try:
-            model = found[name] = found.get(name) or named(name, catalogue.model, document, location)
+            model = found.get(use.model) or named(use.model, catalogue.model, document, (*use.location, "model"))
         except InputError as error:
             problems += error.problems
             continue
-        if family is not None and model.family != family:
-            what = f"model {name} is of family {model.family!r}; what it is for needs {family!r}"
-            problems.append(_problem(document, location, what))
+        found[use.model] = model
+        problems += _misuse(use, model, document)
     if problems:
         raise InputError(dict.fromkeys(problems))
     return found
+
+
+def _misuse(use: _Use, model: Model, document: Document) -> Iterator[Problem]:
+    if use.family is not None and model.family != use.family:
+        what = f"model {use.model} is of family {model.family!r}; what it is for needs {use.family!r}"
+        yield _problem(document, (*use.location, "model"), what)
+    elif isinstance(model, TransformerModel):
+        try:
+            reading(model, use.tokens)
+        except CapacityError as error:
+            yield _problem(document, (*use.location, use.length), str(error))
 
 
 def rates(scenario: Scenario, document: Document) -> Rates:
@@ -67,17 +92,21 @@ def _problem(document: Document, location: Location, what: str) -> Problem:
     return Problem(document.where(location), f"{'.'.join(str(part) for part in location)}: {what}")
 
 
-def _models(scenario: Scenario) -> Iterator[tuple[Location, str, str | None]]:
-    """Yield where each model is named, its name, and the family it must be of."""
+def _uses(scenario: Scenario) -> Iterator[_Use]:
     for index, stage in enumerate(scenario.serving.stages):
-        if stage.family is not None:
-            yield ("serving", "stages", index, "model"), getattr(stage, "model", ""), stage.family
+        place = ("serving", "stages", index)
+        match stage:
+            case EncodeStage():
+                yield _Use(place, stage.model, stage.family, "tokens", scenario.tokens(stage.tokens))
+            case GenerateStage():
+                tokens = scenario.tokens(stage.prompt_tokens) + stage.output_tokens
+                yield _Use(place, stage.model, stage.family, "prompt_tokens", tokens)
+            case RankStage() | NextItemStage() | FuseStage():
+                yield _Use(place, stage.model, stage.family)
     for index, job in enumerate(scenario.training):
-        yield ("training", index, "model"), job.model, None
+        yield _Use(("training", index), job.model, None, "tokens", scenario.tokens(job.tokens))
     for index, work in enumerate(scenario.batch):
         if work.model is not None:
-            yield ("batch", index, "model"), work.model, _family(work)
-
-
-def _family(job: BatchJob) -> str | None:
-    return "transformer" if job.task == "encode" else None
+            encodes = work.task == "encode"
+            tokens = scenario.tokens(work.tokens) if encodes else 0
+            yield _Use(("batch", index), work.model, "transformer" if encodes else None, "tokens", tokens)

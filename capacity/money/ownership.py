@@ -171,7 +171,7 @@ def _energy_item(kwh: float, rates: Rates, draws: _Draws, *, included: bool) -> 
     formula = f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}"
     amount = _amount("energy", "electricity", kwh, "kWh", "assumed", formula)
     if included:
-        return replace(amount, price=0.0, source="the device price", flags=("included in the device price",))
+        return replace(amount, price=0.0, source="included in the device price", flags=())
     return _quoted(amount, rates.electricity, draws)
 
 

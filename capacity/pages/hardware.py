@@ -23,7 +23,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-MANY, MOST_PIXELS = 15, 560
+MANY, MOST_PIXELS, NOTHING = 15, 560, "–"
 
 
 def page() -> None:
@@ -35,7 +35,7 @@ def page() -> None:
     sidebar.hardware(view, "Devices to compare")
     content = devices_table(plan, {item.id: item for item in cached.compared(view).values()})
     st.subheader(f"{len(plan.options)} devices compared", anchor="devices")
-    st.caption("Click a heading to sort. – is a number nobody published, or none at all: the last columns say why.")
+    st.caption(f"Click a heading to sort. {NOTHING}: no fleet meets the objective, or nobody published the number.")
     _sortable(content)
     _missed(plan)
     _facts(plan, view)
@@ -64,11 +64,11 @@ def _sortable(content: Table) -> None:
     )
     formats: dict[Any, Any] = {c.label: c.shown for c in columns if c.dimension != "text"}
     pinned = {columns[0].label: st.column_config.TextColumn(pinned=True)}
-    shown = frame.style.format(formats, na_rep="–")
+    shown = frame.style.format(formats, na_rep=NOTHING)
     if len(frame) > MANY:
-        st.dataframe(shown, hide_index=True, key="devices", column_config=pinned, height=MOST_PIXELS)
+        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING, height=MOST_PIXELS)
     else:
-        st.dataframe(shown, hide_index=True, key="devices", column_config=pinned)
+        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING)
 
 
 def _missed(plan: Plan) -> None:

@@ -29,7 +29,7 @@ STYLE = """
 [data-testid="stSidebar"] hr { margin: .3rem 0 .6rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 .cap-answer { font-size: 1.2rem; line-height: 1.55; background: #f2f6fa; border-left: 5px solid #2f5d8a;
-  border-radius: 4px; padding: .9rem 1.2rem; }
+  border-radius: 4px; padding: .9rem 1.2rem; max-height: 21rem; overflow: auto; }
 .cap-answer.missed { background: #fdf3ee; border-left-color: #c4501b; }
 .cap-answer strong { color: #17446f; }
 .cap-answer.missed strong { color: #a53c0c; }
@@ -45,7 +45,7 @@ STYLE = """
 .cap-table .number { text-align: right; font-variant-numeric: tabular-nums; }
 .cap-table td.number, .cap-table .short { white-space: nowrap; }
 .cap-table .missing { color: #8a5a00; }
-.cap-table .long { min-width: 15rem; }
+.cap-table .long { min-width: 11rem; }
 .cap-table tr.best td { background: #eef6f0; }
 .cap-table tr.total td { font-weight: 600; border-top: 2px solid #c9d0d7; }
 .cap-table tr.below td { border-top: 0; padding-top: 0; color: #6b7580; font-size: .78rem; }

@@ -23,6 +23,10 @@ class Piece:
     strong: bool = False
 
 
+NEAREST = 4
+"""Infeasible options the sentence names, nearest to feasible first; the table has them all."""
+
+
 def answer(plan: Plan) -> str:
     """Return the answer to `plan` in one sentence, as plain text."""
     return "".join(piece.text for piece in pieces(plan))
@@ -109,9 +113,12 @@ def _next(plan: Plan) -> str:
 def _infeasible(plan: Plan) -> Iterator[Piece]:
     yield Piece(f"{_question(plan)} ")
     yield Piece("no option is feasible" if plan.options else "no option was compared", strong=True)
-    missed = "; ".join(f"{option.name} misses {figures.first_missed(option)}" for option in plan.options)
+    nearest = plan.options[:NEAREST]
+    missed = "; ".join(f"{option.name} misses {figures.first_missed(option)}" for option in nearest)
+    others = len(plan.options) - len(nearest)
+    missed += f"; {others} more miss by more" if others else ""
     yield Piece(f": {missed}." if missed else ".")
-    advice = dict.fromkeys(option.violations[0].advice for option in plan.options)
+    advice = dict.fromkeys(option.violations[0].advice for option in nearest)
     yield Piece("".join(f" What would help: {help}." for help in advice if help))
     bases = sorted({option.basis for option in plan.options})
     yield Piece(f" Basis: {', '.join(bases)}." if bases else "")

@@ -90,13 +90,12 @@ class _Stage(Spec):
     dtype: Dtype = "fp16"
     cache_hit_rate: Fraction = 0
     """Share of requests answered from a cache before this stage does anything."""
-    family: ClassVar[str | None] = None
 
 
 class EncodeStage(_Stage):
     """A transformer reads whole texts: an encoder, or a cross-encoder over (query, candidate) pairs."""
 
-    family: ClassVar[str | None] = "transformer"
+    family: ClassVar[str] = "transformer"
     task: Literal["encode"]
     model: str
     sequences: Count = 1
@@ -107,7 +106,7 @@ class EncodeStage(_Stage):
 class GenerateStage(_Stage):
     """An LLM reads a prompt and writes text."""
 
-    family: ClassVar[str | None] = "transformer"
+    family: ClassVar[str] = "transformer"
     task: Literal["generate"]
     model: str
     prompt_tokens: TextLength
@@ -127,7 +126,7 @@ class RetrieveStage(_Stage):
 class RankStage(_Stage):
     """An ID ranker rates candidates, each as a (user, item) pair."""
 
-    family: ClassVar[str | None] = "id-ranker"
+    family: ClassVar[str] = "id-ranker"
     task: Literal["rank-pairs"]
     model: str
     candidates: Count
@@ -136,7 +135,7 @@ class RankStage(_Stage):
 class NextItemStage(_Stage):
     """An LSTM reads the user's history and scores the whole catalogue."""
 
-    family: ClassVar[str | None] = "lstm"
+    family: ClassVar[str] = "lstm"
     task: Literal["next-item"]
     model: str
 
@@ -144,7 +143,7 @@ class NextItemStage(_Stage):
 class FuseStage(_Stage):
     """The fusion scorer zᵀ·W·σ(v ⊕ u) over candidates."""
 
-    family: ClassVar[str | None] = "fusion-scorer"
+    family: ClassVar[str] = "fusion-scorer"
     task: Literal["fuse"]
     model: str
     candidates: Count

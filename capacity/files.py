@@ -57,6 +57,6 @@ def _mode(target: Path) -> int:
     """Return the permissions of the file that is replaced; replacing needs no right to write it, so that is asked."""
     if not target.exists():
         return 0o644
-    if not os.access(target, os.W_OK):
+    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return stat.S_IMODE(target.stat().st_mode)

@@ -86,7 +86,7 @@ MODEL_FAULTS = {
     "no heads": ("heads: 4", "heads: ⌖0", "config field 'num_attention_heads' must be a positive whole number, got 0"),
     "heads that do not divide": ("heads: 4", "heads: ⌖5", "hidden_size 64 is not a multiple of num_attention_head"),
     "a huge size": ("256", "⌖1" + "0" * 400, "config field 'intermediate_size' must be a positive whole number"),
-    "a missing size": ("model_type: bert\n  hidden_size: 64", "⌖model_type: bert", "config field 'hidden_size' must be"),
+    "a missing size": ("model_type: bert\n  hidden_size: 64", "⌖model_type: bert", "field 'hidden_size' must be"),
 }  # fmt: skip
 
 

@@ -92,8 +92,8 @@ def cost(
     items = [_pool_item(pool, hardware, price, buying.term, draws) for pool in pools]
     items += [_job_item(job, hardware, price, buying.term, draws) for job in jobs]
     energy_kwh = _energy_kwh(pools, jobs, hardware, rates)
-    if energy_kwh is not None:
-        items.append(_energy_item(energy_kwh, rates, draws, included=buying.energy == "included"))
+    if energy_kwh is not None and buying.energy == "separate":
+        items.append(_energy_item(energy_kwh, rates, draws))
     items += _storage_items(scenario, pools, jobs, rates, draws)
     items += _network_items(scenario, rates, draws)
     items += _people_items(scenario, rates, draws)
@@ -166,13 +166,9 @@ def _energy_kwh(pools: Sequence[PoolPlan], jobs: Sequence[JobPlan], hardware: Ha
 IDLE_SHARE = 0.2
 
 
-def _energy_item(kwh: float, rates: Rates, draws: _Draws, *, included: bool) -> _Item:
-    """Return the electricity line; where the device price includes it, its kilowatt-hours are shown at no cost."""
+def _energy_item(kwh: float, rates: Rates, draws: _Draws) -> _Item:
     formula = f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}"
-    amount = _amount("energy", "electricity", kwh, "kWh", "assumed", formula)
-    if included:
-        return replace(amount, price=0.0, source="included in the device price", flags=())
-    return _quoted(amount, rates.electricity, draws)
+    return _quoted(_amount("energy", "electricity", kwh, "kWh", "assumed", formula), rates.electricity, draws)
 
 
 def _storage_items(

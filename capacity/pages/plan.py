@@ -97,6 +97,7 @@ def _detail(plan: Plan, view: View) -> None:
     if option.cost:
         st.subheader("Monthly bill", anchor="bill")
         show.table(tables.cost_table(option), keep=COST, below=("formula", "source", "flags"))
+        st.caption(sentence.energy(option))
     _serving(plan, option)
     if option.jobs:
         st.subheader("Training and batch jobs", anchor="jobs")
@@ -113,6 +114,8 @@ def _serving(plan: Plan, option: Option) -> None:
         st.subheader("Latency by stage", anchor="latency")
         _chart(charts.latency_bars(option, plan.objective_latency_s), "latency", 380)
         show.table(tables.stage_table(option), keep=STAGES)
+        with st.expander("Latency by batch size"):
+            show.table(tables.batch_table(option))
     if option.pools:
         st.subheader("Pools of replicas", anchor="pools")
         show.table(tables.pool_table(option), keep=POOLS)

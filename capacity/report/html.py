@@ -26,6 +26,7 @@ def render(plan: Plan, charts: bool = True) -> str:
         pieces=sentence.pieces(plan),
         caveats=sentence.caveats(plan),
         options=options_table(plan),
+        energy=sentence.energy,
         details=[(option, _state(option), detail_tables(option)) for option in plan.options],
         charts=_charts(plan, first) if charts and first else (),
     )

@@ -65,6 +65,7 @@ def _details(plan: Plan, option: Option) -> str:
     blocks = [f"<details><summary>{escaped(option.name)}: {escaped(state)}</summary>"]
     for part in detail_tables(option):
         blocks += [f"**{part.title}**", table(part)]
+    blocks.append(escaped(sentence.energy(option)))
     doubts = sentence.option_caveats(plan, option)
     if doubts:
         blocks += ["**What is not known**", _bullets(doubts)]

@@ -124,6 +124,16 @@ def _infeasible(plan: Plan) -> Iterator[Piece]:
     yield Piece(f" Basis: {', '.join(bases)}." if bases else "")
 
 
+def energy(option: Option) -> str:
+    """Return the energy and carbon of a month in words, and whether the bill has a line for it."""
+    cost = option.cost
+    if cost is None or cost.energy_kwh is None or cost.carbon_kg is None:
+        return "energy: the profile states no power"
+    billed = any(line.group == "energy" for line in cost.lines)
+    paid = "on the bill" if billed else "included in the device price"
+    return f"energy: {cost.energy_kwh:,.0f} kWh a month ({paid}), {cost.carbon_kg:,.0f} kg CO₂e; basis: assumed load"
+
+
 def caveats(plan: Plan) -> tuple[str, ...]:
     """Return what `plan` does not know, each caveat with the name of its option."""
     return tuple(f"{option.name}: {caveat}" for option in plan.options for caveat in option_caveats(plan, option))

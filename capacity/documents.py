@@ -99,7 +99,7 @@ def parse(text: str, name: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
-        tab = bool(mark) and line[mark.column : mark.column + 1] == "\t"
+        tab = mark is not None and line[mark.column : mark.column + 1] == "\t"
         what = "a tab stands where YAML wants blanks" if tab else error.problem or error.context
         raise InputError([Problem(where, f"not well-formed YAML: {what}")]) from None
     except (yaml.YAMLError, ValueError) as error:

@@ -71,6 +71,8 @@ EXAMPLES = {
     "usd/GB-month": "0.023 USD/GB-month",
     "kg/kWh": "370 g/kWh",
 }
+LONGEST = 200
+"""Characters of the longest text that is read as a quantity."""
 _QUANTITY = re.compile(r"\s*\$?\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\D.*?)?\s*")
 
 
@@ -115,7 +117,7 @@ def parse(value: object, dimension: str) -> float:
 
 
 def _split(text: str, dimension: str) -> tuple[float, str | None]:
-    match = _QUANTITY.fullmatch(text[:200])
+    match = _QUANTITY.fullmatch(text) if len(text) <= LONGEST else None
     if match is None:
         raise UnitError(f"{_shown(text)} is not a quantity; write {_wanted(dimension)}")
     unit = (match[2] or "").strip() or None
@@ -182,7 +184,7 @@ def text(value: float, dimension: str, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if value == 0:
         return f"0 {_BASE.get(dimension, '')}".strip()
-    for scale, unit in _SCALES[dimension]:
+    for scale, unit in _SCALES.get(dimension, ()):
         if abs(value) >= scale or scale == _SCALES[dimension][-1][0]:
             factor = _SCALE_FACTOR.get((dimension, unit), scale)
             return f"{_digits(value / factor, digits)} {unit}".strip()

@@ -24,7 +24,7 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "plan": {"errors", "units", "timing"},
     "files": {"errors"},
     "catalogue": {"errors", "problems", "documents", "spec", "work"},
-    "references": {"errors", "problems", "documents", "spec", "catalogue"},
+    "references": {"errors", "problems", "documents", "spec", "catalogue", "work"},
     "calibration": UP_TO_TIMING,
     "validate": UP_TO_TIMING | {"catalogue"},
     "planner": UP_TO_MONEY | {"catalogue", "references"},

@@ -29,6 +29,7 @@ from capacity.work.operations import total_bytes, total_counter_flop, total_flop
 from capacity.work.transformer import encode
 
 screen = console()
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Any] = {
     "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain,
     "calibration": Calibration, "shared": Shared, "rates": Rates, "device-price": DevicePrice,
@@ -261,10 +262,9 @@ def schema(kind: str | None, output: Path | None, *, as_json: bool) -> int:
 
 
 def _schema(form: Any) -> dict[str, Any]:  # noqa: ANN401  (a model class or a type adapter)
-    if isinstance(form, type) and issubclass(form, BaseModel):
-        return form.model_json_schema()
-    content: dict[str, Any] = form.json_schema()
-    return content
+    model = isinstance(form, type) and issubclass(form, BaseModel)
+    content: dict[str, Any] = form.model_json_schema() if model else form.json_schema()
+    return {"$schema": DIALECT, **content}
 
 
 def dashboard(scenario: str | None, port: int, *, as_json: bool) -> int:

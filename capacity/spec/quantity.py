@@ -22,9 +22,14 @@ def _reader(dimension: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+STARTS_WITH_A_NUMBER = r"^\s*\$?\s*[-+]?\.?[0-9]"
+"""What an editor can check of a text with a unit; `units.parse` checks the rest."""
+
+
 def _schema(dimension: str, **bounds: float) -> WithJsonSchema:
+    members = [{"type": "number", **bounds}, {"type": "string", "pattern": STARTS_WITH_A_NUMBER}]
     wanted = f"SI number, or text with a unit: {EXAMPLES[dimension]}"
-    return WithJsonSchema({"anyOf": [{"type": "number", **bounds}, {"type": "string"}], "description": wanted})
+    return WithJsonSchema({"anyOf": members, "description": wanted, "examples": EXAMPLES[dimension].split(" or ")})
 
 
 def _whole(value: float) -> int:

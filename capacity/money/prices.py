@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from capacity import documents
 from capacity.errors import InputError, Problem, suggestion
-from capacity.spec.prices import DevicePrice, Rates, Term
+from capacity.spec.prices import DevicePrice, Term
 
 ANYWHERE = "any"
 """Region of an offer that its provider does not tie to a place; every wanted region accepts it."""
@@ -139,17 +139,6 @@ def _doubts(rows: list[DevicePrice], today: date) -> list[str]:
     if len({row.source for row in rows}) == 1:
         flags.append("only 1 source")
     return flags
-
-
-def rates(name: str) -> Rates:
-    """Return the rates (energy, storage, network, people) called `name`: an id of the catalogue or a path to a file.
-
-    Raises
-    ------
-    InputError
-        When there are none of that name, or the file is wrong; every problem is named at its place.
-    """
-    return documents.validated(documents.read(documents.find("prices", name)), Rates)
 
 
 def device_prices() -> tuple[DevicePrice, ...]:

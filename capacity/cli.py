@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from capacity.errors import CapacityError
+from capacity.errors import CapacityError, InputError
 
 app = typer.Typer(
     name="capacity", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -35,6 +35,26 @@ CalibrationFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Today = Annotated[str | None, typer.Option("--today", help="Date prices are judged at, YYYY-MM-DD; default today.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("capacity-planner"))
+        except PackageNotFoundError:
+            print("unknown: run from a source tree that is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cost and hardware capacity planning for LLM recommenders: from measured kernels to dollars, with error bars."""
 
 
 @app.command()
@@ -78,6 +98,8 @@ def report(
     from capacity.commands import planning
 
     request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
+    if as_json and format_ not in {"markdown", "json"}:
+        raise InputError(f"--json and --format {format_} ask for two formats; name one")
     raise typer.Exit(planning.write_report(request, "json" if as_json else format_, output))
 
 

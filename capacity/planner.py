@@ -9,6 +9,7 @@ from datetime import date
 
 from capacity import catalogue, references
 from capacity.documents import Document
+from capacity.errors import InputError
 from capacity.fleet.pools import PoolResult, plan_pools
 from capacity.money import ownership
 from capacity.phases import batch, training
@@ -89,6 +90,9 @@ def plan_scenario(scenario: Scenario, hardware: Sequence[str] | None = None, tod
 def profile(name: str, given: Inputs) -> Hardware:
     """Return a hardware profile by name: one that a given calibration brings along, or one of the catalogue."""
     brought = {p.id: p for c, p in given.calibrations if c.profile is not None}
+    if name.startswith("local-") and name not in brought:
+        known = f"calibrated here: {', '.join(brought)}" if brought else "run `capacity calibrate` first"
+        raise InputError(f"{name} is not calibrated on this machine; {known}")
     return brought.get(name) or catalogue.hardware(name)
 
 

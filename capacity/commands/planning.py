@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from capacity import catalogue, documents, files, planner, references
 from capacity.errors import InputError, Problem, UnitError, UnknownNameError
 from capacity.plan import Option, Plan
-from capacity.report import sentence, table
+from capacity.report import figures, sentence, table
 from capacity.spec.scenario import Scenario
 from capacity.units import parse
 
@@ -96,12 +96,18 @@ def _print_plan(plan: Plan) -> None:
     screen.print()
     options = table.options_table(plan)
     screen.print(rich_table(_only(options, "options")))
+    for option in plan.options:
+        if option.violations:
+            screen.print(f"✗ {escape(option.name)} misses {escape(figures.first_missed(option))}", soft_wrap=True)
     best = plan.options[0] if plan.options else None
     if best is not None:
         for name, part in _worth_showing(best).items():
             screen.print(rich_table(_only(part, name)))
-    for caveat in sentence.caveats(plan):
-        screen.print(f"• {escape(caveat)}", soft_wrap=True)
+    if best is not None:
+        for caveat in sentence.option_caveats(plan, best):
+            screen.print(f"• {escape(best.name)}: {escape(caveat)}", soft_wrap=True)
+        if len(plan.options) > 1:
+            screen.print("• What is not known of the other options stands in `capacity report`.")
 
 
 SHOWN = {
@@ -115,7 +121,6 @@ SHOWN = {
         "against_best_fraction",
         "bound",
         "basis",
-        "missed",
     ),
     "stages": ("name", "time_s", "time_low_s", "time_high_s", "basis", "bound", "work_flop"),
     "pools": (
@@ -231,7 +236,7 @@ def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -
             )
     rise = _rise(before, after)
     if allowed is not None and (rise is None or rise > allowed):
-        said = "no price to compare" if rise is None else f"cost rises by {rise:.1%}"
+        said = "no price to compare" if rise is None else f"the cost of the best option rises by {rise:.1%}"
         console(stderr=True).print(f"gate failed: {said}, at most {allowed:.1%} allowed", style="red")
         return 1
     return 0 if after.best else 1
@@ -254,6 +259,7 @@ def write_report(request: Request, format_: str, output: Path | None) -> int:
         print(content, end="")
     else:
         files.write_text(output, content)
+        console(stderr=True).print(f"wrote {output}", markup=False)
     return 0 if plan.best else 1
 
 

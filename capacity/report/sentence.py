@@ -81,6 +81,8 @@ def _range(option: Option) -> str:
     low, high = figures.devices_at(option, "p10"), figures.devices_at(option, "p90")
     if isinstance(high, Missing):
         return f"{shown(low, 'whole')} or more by the error of the step time: at its P90 no fleet meets the objective"
+    if low == high:
+        return "the same from P10 to P90 of the step time"
     return f"{shown(low, 'whole')}–{shown(high, 'whole')} by the error of the step time"
 
 

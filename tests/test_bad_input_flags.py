@@ -132,7 +132,7 @@ def test_a_misuse_of_the_command_line_is_refused(arguments, said):
 def test_a_limit_that_is_exceeded_is_no_bad_input():
     result = run("compare", SHOP, *ON_T4, "-o", "growth", "--fail-over", "1%")
     assert result.code == 1
-    assert result.err.startswith("gate failed: cost rises by ")
+    assert result.err.startswith("gate failed: the cost of the best option rises by ")
 
 
 # Places to write to

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import yaml
 
 from capacity.errors import CapacityError, InputError
-from capacity.spec.calibration import Calibration, Composition, Efficiency, Machine, Power, Shared
+from capacity.spec.calibration import (
+    Calibration,
+    Composition,
+    Efficiency,
+    KernelFamily,
+    KernelFit,
+    Machine,
+    Power,
+    Shared,
+)
+from capacity.spec.engine import Engine
 from capacity.spec.hardware import Hardware
-from capacity.timing import calibrate, transfer
+from capacity.timing import calibrate, carried, transfer
 from capacity.timing.calibrate import LEAST_ROWS
-from capacity.timing.device import MissingFactError
+from capacity.timing.form import Board, MissingFactError
+from capacity.timing.forms import form_of, named
+from capacity.timing.kernel import Kernel, Key
+from capacity.timing.learn import Rows, learned
+from capacity.timing.residual import Trees
+from capacity.timing.tables import TABLES
 from capacity.work.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -21,8 +40,9 @@ if TYPE_CHECKING:
 
 
 def from_measurements(
-    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, shared: Shared, today: date
-) -> Calibration:
+    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, shared: Shared, today: date,
+    engine: Engine = "eager",
+) -> Calibration:  # fmt: skip
     """Return the calibration of the machine that was measured.
 
     Parameters
@@ -40,8 +60,9 @@ def from_measurements(
         why = refused or "too little was measured to fit anything; run it again with the same samples file"
         raise CapacityError(f"no calibration: {why}")
     draft = Calibration(
-        id=profile.id, hardware=profile.id, engine="eager", source="capacity calibrate on this machine",
-        date=today.isoformat(), machine=machine, profile=profile, efficiencies=fits,
+        id=profile.id if engine == "eager" else f"{profile.id}-{engine}", hardware=profile.id, engine=engine,
+        source="capacity calibrate on this machine", date=today.isoformat(), machine=machine,
+        profile=profile, efficiencies=fits,
     )  # fmt: skip
     return draft.model_copy(update={"composition": _compositions(draft, profile, measurements, shared)})
 
@@ -71,44 +92,96 @@ def _compositions(
     return tuple(part for part in parts if part is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known before a table is read: calibrations with their devices, and what devices share."""
+
+    calibrations: Sequence[tuple[Calibration, Hardware]]
+    shared: Shared
+
+
 def from_table(
-    tables: Sequence[tuple[str, str, pd.DataFrame]], hardware: Hardware, engine: Literal["eager", "fused"], today: date
+    tables: Sequence[tuple[str, str, pd.DataFrame]], hardware: Hardware, engine: Engine, today: date, known: Known
 ) -> Calibration:
-    """Return a calibration fitted to measurement tables instead of a run.
+    """Return a calibration fitted to measurement tables instead of a run; relatives say what few rows leave open.
 
     Parameters
     ----------
     tables
-        (path, kind, frame) of each table; kind is gemm or attention, rows of other hardware are passed over.
+        (path, kind, frame) of each table; kind is one of `timing.tables.TABLES`, rows of other hardware are passed
+        over.
 
     Raises
     ------
     InputError
         When a table has no rows of this hardware.
     """
-    from capacity.timing.tables import rows_to_fit
-
-    efficiencies: dict[tuple[str, str], Efficiency] = {}
-    sources = []
+    fits, residuals, sources = [], {}, []
+    prior = carried.kernels(hardware, [pair for pair in known.calibrations if pair[1].id != hardware.id], known.shared)
+    families = {family.key: family for family in known.shared.families}
     for path, kind, frame in tables:
         own = frame[frame["hardware"] == hardware.id]
         if own.empty:
-            known = ", ".join(sorted(frame["hardware"].unique())[:8])
-            raise InputError(f"{path}: no rows of hardware {hardware.id}; it has {known or 'no usable row at all'}")
-        for key, rows in rows_to_fit(own, kind, hardware).items():
-            efficiencies[key] = calibrate.efficiency(key, rows, hardware)
-        sources.append(f"{len(own):,} rows of kind {kind} ({', '.join(sorted(own['engine'].unique()))})")
-    if not efficiencies:
-        raise InputError(f"no class of operations of {hardware.id} has {LEAST_ROWS} usable rows")
+            names = ", ".join(sorted(frame["hardware"].unique())[:8])
+            raise InputError(f"{path}: no rows of hardware {hardware.id}; it has {names or 'no usable row at all'}")
+        for key, rows in TABLES[kind].by_family(own, Board(hardware)).items():
+            fit, trees = kernel_fit(key, rows, prior.get(key), families.get(key))
+            fits.append(fit)
+            if trees is not None:
+                residuals[str(fit.learned)] = trees
+        engines = f" ({', '.join(sorted(own['engine'].unique()))})" if "engine" in own else ""
+        sources.append(f"{len(own):,} rows of kind {kind}{engines}")
     return Calibration(
         id=f"{hardware.id}-{engine}", hardware=hardware.id, engine=engine, source="; ".join(sources),
-        date=today.isoformat(), efficiencies=tuple(efficiencies[key] for key in sorted(efficiencies)),
+        date=today.isoformat(),
+        kernels=tuple(sorted(fits, key=lambda fit: fit.key)),
+    ).with_residuals(residuals)  # fmt: skip
+
+
+def kernel_fit(
+    key: Key, rows: Rows, prior: Kernel | None, shared: KernelFamily | None
+) -> tuple[KernelFit, Trees | None]:
+    """Return the fit of one kernel family on one device, and its learned residual where that helped.
+
+    Parameters
+    ----------
+    prior
+        The same kernels on the nearest relatives, if any were measured.
+    shared
+        The family's constants, if they are known: then only the device's own numbers are fitted.
+    """
+    operation, family, dtype, stored = key
+    form = named(form_of(operation, family, dtype), family)
+    known = (dict(prior.values) if prior else {}) | (dict(shared.values) if shared else {})
+    start = [parameter.started_at(known.get(parameter.name, parameter.start)) for parameter in form.parameters]
+    fixed = frozenset(shared.values) if shared else frozenset()
+    widest = math.hypot(prior.scatter.log_sigma.max(), *prior.errors.values()) if prior else 0.0
+    found = learned(form, rows, start, fixed, widest)
+    name = "/".join(dict.fromkeys(key))
+    fit = KernelFit(
+        operation=operation, family=family, dtype=dtype, weight_dtype=None if stored == dtype else stored,
+        form=form.name, values={name: _round(value, 4) for name, value in found.values.items() if name not in fixed},
+        log_sigma=_round(found.log_sigma), median_error=_round(found.median_error), mean_error=_round(found.mean_error),
+        rows=found.rows, band=carried.knots(found.scatter), learned=None if found.trees is None else name,
     )  # fmt: skip
+    return fit, found.trees
+
+
+def _round(value: float, digits: int = 3) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def with_power(calibration: Calibration, power: Power | Literal["not measured"]) -> Calibration:
     """Return the calibration with the measured power."""
     return calibration.model_copy(update={"power": power})
+
+
+def residual_file(residuals: Mapping[str, Trees]) -> bytes:
+    """Return learned residuals as the file that lies beside their calibration (compressed numpy arrays)."""
+    arrays = {f"{key}:{part}": value for key, trees in residuals.items() for part, value in trees.packed().items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
 
 
 def to_yaml(calibration: Calibration) -> str:
@@ -118,12 +191,15 @@ def to_yaml(calibration: Calibration) -> str:
     """
     data = calibration.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     data |= {"method": calibration.method, "method_version": calibration.method_version}  # tomorrow's default differs
-    rows = data.pop("efficiencies")
+    parts = {name: data.pop(name, []) for name in ("efficiencies", "kernels")}
     head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
-    lines = [yaml.safe_dump(row, sort_keys=False, default_flow_style=True, width=10_000).strip() for row in rows]
     comment = (
         "# yaml-language-server: $schema=../../docs/reference/schemas/calibration.json\n"
-        "# Fitted numbers. flop_efficiency and bandwidth_efficiency are shares of the profile's rate and bandwidth;\n"
-        "# t0 and launch are seconds; log_sigma and median_error come from rows held out of the fit.\n"
+        "# Fitted numbers in SI units; efficiencies are shares of the profile's rate and bandwidth. What a form's values\n"
+        "# mean: docs/explanation/kernel-time.md. log_sigma and errors come from rows held out of the fit.\n"
     )
-    return comment + head + "efficiencies:\n" + "".join(f"  - {line}\n" for line in lines)
+    text = comment + head
+    for name, rows in parts.items():
+        lines = [yaml.safe_dump(row, sort_keys=False, default_flow_style=True, width=10_000).strip() for row in rows]
+        text += f"{name}:\n" + "".join(f"  - {line}\n" for line in lines) if lines else ""
+    return text

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from capacity import documents
 from capacity.documents import Document
@@ -14,6 +18,7 @@ from capacity.spec.hardware import Hardware
 from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Domain, Scenario
+from capacity.timing.residual import Trees
 from capacity.work.huggingface import ConfigError
 from capacity.work.models import parameters
 
@@ -121,18 +126,60 @@ def shared() -> Shared:
 def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]]:
     """Return every calibration with the profile it belongs to: the files `extra`, those of ./calibrations, the shipped.
 
-    An earlier calibration of the same hardware and engine hides the later ones.
+    What an earlier one says about a device hides what a later one says; of the same id only the first is read.
+    Learned residuals lie beside a document in `<name>.npz` and are read when asked for.
     """
     known = {name: path for name, path in documents.catalogue(SHIPPED).items() if name != "shared"}
     paths = [documents.find(SHIPPED, name, known) for name in extra]
     paths += [*documents.catalogue("calibrations").values(), *known.values()]
-    found: dict[tuple[str, str], tuple[Calibration, Hardware]] = {}
+    found: dict[str, tuple[Calibration, Hardware]] = {}
     for path in paths:
         document = documents.read(path)
         item = documents.validated(document, Calibration)
-        if (item.hardware, item.engine) not in found:
-            found[item.hardware, item.engine] = item, item.profile or _measured(item, document)
+        if item.id not in found:
+            profile = item.profile or _measured(item, document)
+            found[item.id] = item.with_residuals(Residuals(Path(path).with_suffix(".npz"))), profile
     return list(found.values())
+
+
+class Residuals(Mapping[str, Trees]):
+    """Learned residuals by key, from a file that is opened when the first is asked for; empty when there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Trees] = {}
+
+    def _names(self) -> set[str]:
+        return {name.rpartition(":")[0] for name in self._arrays().files} if self._path.is_file() else set()
+
+    def _arrays(self) -> Any:  # noqa: ANN401  (numpy does not name the type)
+        try:
+            return np.load(self._path, allow_pickle=False)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError([Problem(str(self._path), f"holds no learned residuals: {error}")]) from None
+
+    def __getitem__(self, key: str) -> Trees:
+        """Return the residual of a key.
+
+        Raises
+        ------
+        KeyError
+            When the file does not hold it.
+        """
+        if key not in self._known:
+            if not self._path.is_file():
+                raise KeyError(key)
+            arrays = self._arrays()
+            self._known[key] = Trees.unpacked({part: arrays[f"{key}:{part}"] for part in Trees.PARTS})
+        return self._known[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
+        return iter(sorted(self._names()))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._names())
 
 
 def _measured(item: Calibration, document: Document) -> Hardware:

@@ -23,6 +23,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 GROUP_COLORS = dict(zip(("devices", "energy", "storage", "network", "people"), PALETTE, strict=False))
 PART_COLORS = {"forming": PALETTE[4], "queue": PALETTE[1], "service": PALETTE[0]}
+VERDICT_SYMBOLS = {"pass": "circle", "fail": "x", "inconclusive": "circle-open", "calibrate": "diamond"}
 INK = "#222222"
 CONFIG = {"displaylogo": False, "responsive": True}
 BYTES_PER_GB = 1e9
@@ -205,6 +206,31 @@ def _add_agreement(figure: Figure, numbers: NDArray[np.float64]) -> None:
         figure.add_scatter(
             name="1:1", x=ends, y=ends, mode="lines", line={"color": INK, "dash": "dash"}, hoverinfo="skip"
         )
+
+
+def history_lines(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return how the time of each machine's cases changed since its first run; symbols tell the verdicts.
+
+    Parameters
+    ----------
+    rows
+        Those of `capacity.history.trend`. A class of operations is drawn when its name in the legend is clicked.
+    """
+    figure = go.Figure()
+    lines = dict.fromkeys((row["machine"], row["part"]) for row in rows)
+    for (machine, part), color in zip(lines, cycle(PALETTE), strict=False):
+        mine = [row for row in rows if (row["machine"], row["part"]) == (machine, part)]
+        figure.add_scatter(
+            name=machine if part == "all" else f"{machine}: {part}", visible=True if part == "all" else "legendonly",
+            x=[row["time"] for row in mine], y=[row["ratio"] for row in mine], mode="lines+markers",
+            line={"color": color},
+            marker={"size": 9, "symbol": [VERDICT_SYMBOLS[row["verdict"]] for row in mine]},
+            hovertext=[f"{row['verdict']}, {row['cases']} cases<br>{row['note']}" for row in mine],
+            hovertemplate="%{x}: ×%{y:.3f}<br>%{hovertext}",
+        )  # fmt: skip
+    figure.add_hline(y=1.0, line_dash="dash", line_color=INK)
+    title = "Time of the kernels since the first run (● pass, × fail, ○ inconclusive, ◆ calibration)"
+    return _styled(figure, title, "Time of the run [UTC]", "Time over that of the first run [1]")
 
 
 def _names(options: Sequence[Option]) -> list[str]:

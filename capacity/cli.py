@@ -1,6 +1,7 @@
 """The command line: options and help only. Each command imports what it needs when it runs, so `--help` is instant.
 
-Exit codes: 0 fine, 1 infeasible or a gate failed, 2 bad input, 3 a defect of ours, 130 interrupted.
+Exit codes: 0 fine, 1 infeasible or a gate failed, 2 bad input, 3 a defect of ours, 75 a check could not tell,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -113,18 +114,45 @@ def calibrate(
     from_table: Annotated[list[str] | None, typer.Option("--from", help="Fit a measurement table instead.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Kind of each --from table: gemm or attention.")] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", "-H", help="Device of the table's rows to fit.")] = None,
-    engine: Annotated[str, typer.Option(help="With --from: fused or eager.")] = "fused",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="eager (default), onnxruntime, openvino or all; repeatable. With --from: fused or eager."),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Compare with a baseline: calibration or samples file. Exit 1 slower, 75 unsure.")
+    ] = None,
+    max_slowdown: Annotated[str, typer.Option(help="With --check: largest slowdown that passes.")] = "5%",
+    history: Annotated[Path | None, typer.Option(help="JSON Lines; the run's line is appended.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="HTML file: draw --history; runs nothing without --check.")] = None,
+    benchmark_json: Annotated[Path | None, typer.Option(help="File for github-action-benchmark.")] = None,
+    bmf: Annotated[Path | None, typer.Option(help="File in Bencher Metric Format.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Time the real kernels on this machine (or read a table) and fit the efficiencies that plans use."""
-    from capacity.commands import measuring
+    from capacity.commands import checking, measuring, outputs
 
+    exports = measuring.Exports(benchmark_json=benchmark_json, bmf=bmf, history=history)
+    drawing = plot is not None and check is None
+    outputs.refuse_mixture(exports, plot, table=bool(from_table), check=check is not None)
     if from_table:
-        code = measuring.calibrate_from_tables(from_table, kind or [], hardware, engine, output, as_json=as_json)
-    else:
-        code = measuring.calibrate_machine(
-            measuring.Wish(device=device, threads=threads, quick=quick, output=output, samples=samples), as_json=as_json
+        code = measuring.calibrate_from_tables(
+            from_table, kind or [], hardware, (engine or ["fused"])[-1], output, as_json=as_json
         )
+    elif drawing:
+        code = 0
+    elif check is not None:
+        asked = checking.Check(
+            baseline=check, device=device, threads=threads, quick=quick, max_slowdown=max_slowdown, output=output,
+            samples=samples, exports=exports,
+        )  # fmt: skip
+        code = checking.check_machine(asked, as_json=as_json)
+    else:
+        wish = measuring.Wish(
+            device=device, threads=threads, quick=quick, output=output, samples=samples, exports=exports
+        )
+        code = measuring.calibrate_engines(wish, engine or ["eager"], as_json=as_json)
+    if plot is not None and history is not None and code != 130:
+        outputs.draw(history, plot, as_json=as_json and drawing)
     raise typer.Exit(code)
 
 

@@ -17,13 +17,15 @@ from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
 from capacity.plan import JobPlan, Option, Plan, StagePlan, Violation
 from capacity.spec.calibration import Calibration, Shared
+from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
 from capacity.timing import transfer
 from capacity.timing.band import Estimate, total
-from capacity.timing.device import Device, MissingFactError
+from capacity.timing.device import Device
+from capacity.timing.form import MissingFactError
 from capacity.work.models import resized
 
 MONTH_S = 730 * 3600.0
@@ -103,7 +105,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     models = {name: resized(model, items, users) for name, model in given.models.items()}
     try:
         pools = plan_pools(scenario, device, models)
-        jobs, job_violations = _jobs(scenario, device, models)
+        jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, given), models)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))
     violations = (*pools.violations, *job_violations)
@@ -149,8 +151,17 @@ def _rank(item: Option) -> tuple[int, float]:
     return 0, item.cost.usd
 
 
-def _jobs(scenario: Scenario, device: Device, models: Mapping[str, Model]) -> tuple[list[JobPlan], list[Violation]]:
-    jobs = [_training(job, scenario, device, models) for job in scenario.training]
+def _trainer(scenario: Scenario, device: Device, given: Inputs) -> Device:
+    """Return the device as what trains on it sees it: PyTorch does where the scenario's engine only runs models."""
+    if scenario.engine not in PROCESSOR_ENGINES:
+        return device
+    return transfer.device(device.hardware, "eager", given.calibrations, given.shared)
+
+
+def _jobs(
+    scenario: Scenario, device: Device, trainer: Device, models: Mapping[str, Model]
+) -> tuple[list[JobPlan], list[Violation]]:
+    jobs = [_training(job, scenario, trainer, models) for job in scenario.training]
     jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
     return jobs, [miss for job in jobs for miss in _misses(job)]
 

@@ -64,10 +64,10 @@ class EncoderShape:
             fields |= {"num_key_value_heads": self.heads}
         return fields
 
-    def operations(self) -> tuple[Operation, ...]:
-        """Return what one pass executes."""
+    def operations(self, engine: work.Fusion = "eager") -> tuple[Operation, ...]:
+        """Return what an engine executes in one pass."""
         architecture = transformer(self.config(), head=HEADS.get(self.model_type, "none"))
-        return work.encode(architecture, self.batch, self.tokens, self.dtype)
+        return work.encode(architecture, self.batch, self.tokens, self.dtype, engine)
 
 
 def built(config: Mapping[str, Any], backend: Backend, dtype: str) -> Any:  # noqa: ANN401

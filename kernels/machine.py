@@ -50,7 +50,7 @@ __all__ = [
     "memory_bytes",
 ]
 
-SOFTWARE = ("torch", "transformers", "numpy")
+SOFTWARE = ("torch", "transformers", "numpy", "onnxruntime", "openvino")
 _CLOUD_CPUS = {
     ("Neoverse V1", "Amazon EC2"): "graviton3",
     ("Neoverse V2", "Amazon EC2"): "graviton4",

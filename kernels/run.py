@@ -18,7 +18,7 @@ from capacity.errors import InputError, Problem
 from capacity.spec.calibration import Power
 from capacity.work.measurement import Measurement
 from kernels.power import measured_power, monitor_for
-from kernels.timing import METHOD_VERSION, Case, Clock, Effort, Run, Timing, measured
+from kernels.timing import METHOD_VERSION, Case, Clock, Effort, Run, Runner, Timing, measured
 from kernels.torch_backend import Backend
 
 BATCH = 8
@@ -102,7 +102,7 @@ def _timing(row: dict[str, Any]) -> Timing:
     )  # fmt: skip
 
 
-def time_suite(cases: Sequence[Case], backend: Backend, plan: Plan, samples: Samples, progress: Progress) -> None:
+def time_suite(cases: Sequence[Case], backend: Runner, plan: Plan, samples: Samples, progress: Progress) -> None:
     """Time every case that `samples` lacks, then the unsettled ones again while time is left.
 
     KeyboardInterrupt passes through: what was measured is already in `samples`.
@@ -123,10 +123,10 @@ def time_suite(cases: Sequence[Case], backend: Backend, plan: Plan, samples: Sam
 
 
 def measurements(cases: Sequence[Case], samples: Samples) -> list[Measurement]:
-    """Return what the samples say of each case: its operations and the median seconds of one run of them."""
+    """Return what the samples say of each case: its operations and the median seconds of executing them once."""
     judged = samples.judged()
     return [
-        Measurement(case.name, case.operations, judged[case.name].median_s, case.mode)
+        Measurement(case.name, case.operations, judged[case.name].median_s / case.calls, case.mode)
         for case in cases
         if case.name in judged
     ]

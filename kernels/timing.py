@@ -37,6 +37,16 @@ class Clock(Protocol):
         """Return the wall time of all `inner` calls [s]."""
 
 
+class Runner(Protocol):
+    """What times a suite: PyTorch on a device, or an engine."""
+
+    def clock(self) -> Clock:
+        """Return the clock that sees a call's end."""
+
+    def reference(self) -> Run:
+        """Return the probe kernel, the same in every run."""
+
+
 class HostClock:
     """The processor's monotonic clock, for kernels that return when they are done."""
 
@@ -57,6 +67,8 @@ class Case:
     build: Callable[[], Run]
     mode: Mode | None = None
     """Set for whole models: they check the sum of their operations and take no part in the fit of single ones."""
+    calls: int = 1
+    """Times that one run executes `operations`: graphs hold copies, to spread what a call of an engine costs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from capacity.spec.calibration import Calibration, Composition, Efficiency, Mach
 from capacity.spec.hardware import Hardware
 from capacity.timing import tables, transfer
 from capacity.timing.calibrate import Fit, Rows, composition, efficiency, fitted, grouped
-from capacity.timing.device import MissingFactError
+from capacity.timing.form import MissingFactError
 from capacity.timing.roofline import Roof, seconds
 from capacity.work.measurement import Measurement
 from capacity.work.operations import Attention, Gemm, Operation, Streaming

@@ -35,7 +35,7 @@ def profile(request: pytest.FixtureRequest) -> Hardware:
 
 
 def test_a_profile_for_each_device_is_shipped():
-    assert len(PATHS) >= 62
+    assert len(PATHS) >= 69
 
 
 def test_file_name_is_the_id(profile):
@@ -74,12 +74,15 @@ def test_fp16_and_bf16_run_on_the_same_units_of_a_gpu(profile):
 
 
 # Quoted rates whose clock is not the one in the profile; each profile's note on the clock says which it is.
-ODD_CLOCK = {"a10g", "b200-sxm", "b300-sxm"}
+ODD_CLOCK = {"a10g", "b200-sxm", "b300-sxm", "gb200", "gb300"}
 
 
 def test_tensor_rate_is_a_power_of_two_a_unit_and_cycle(profile):
     rate, cores, clock = profile.rate("fp16"), profile.cores, profile.clock
     if profile.kind != "gpu" or rate is None or cores is None or clock is None or profile.id in ODD_CLOCK:
+        return
+    if profile.architecture == "pascal":  # no tensor cores: two fp16 a lane
+        assert rate / (cores.value * clock.value) == pytest.approx(256, rel=0.02)
         return
     flop_per_cycle = rate / (cores.value * clock.value)
     assert flop_per_cycle == pytest.approx(2 ** round(math.log2(flop_per_cycle)), rel=0.02)
@@ -111,12 +114,16 @@ GOLDEN = [
     ("a100-sxm-40gb", "memory_bandwidth", 1555e9),  # the 40 GB card has slower HBM2
     ("h100-sxm-80gb", "bf16", 989e12),  # 132 SMs × 4096 × 1.83 GHz; blogs print 1979, sparse
     ("h100-sxm-80gb", "link", 450e9),  # 18 NVLink 4 links × 25 GB/s per direction; 900 is both directions
+    ("h200-sxm-141gb", "last_level_cache", 60e6),  # a sixth memory stack brings the rest of GH100's L2
     ("t4", "fp16", 65e12),  # 40 SMs × 1024 × 1.59 GHz
     ("v100-sxm-32gb", "fp16", 125e12),  # 80 SMs × 1024 × 1.53 GHz
     ("l4", "cores", 58),  # databases print 60, the full die; 58 × 1024 × 2.04 GHz = 121 TFLOP/s
     ("l40s", "last_level_cache", 96e6),  # Ada whitepaper; TechPowerUp prints 48
     ("b200-sxm", "fp4", 9e15),  # half of the sparse 18
     ("gb200", "cores", 152),  # the superchip's GPU has two GPCs' worth more than the HGX B200 (148)
+    ("gb300", "clock", 2.07e9),  # highest SM clock by nvidia-smi
+    ("rtx-pro-6000-server", "memory_bandwidth", 1597e9),  # 25 Gbit/s GDDR7; the Workstation Edition's 28 give 1792
+    ("rtx-a6000", "fp16", 154.8e12),  # 84 SMs × 1024 × 1.8 GHz
     ("rtx-4090", "fp16", 165.2e12),  # fp32 accumulate: 128 SMs × 512 × 2.52 GHz
     ("mi300x", "fp8", 2614.9e12),  # 304 CUs × 4096 × 2.1 GHz
     ("xeon-8480plus", "bf16", 56 * 2.0e9 * 1024),  # AMX: 1024 FLOP/cycle/core
@@ -133,7 +140,14 @@ def test_golden_fact(name, fact, value):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("t4", "bf16"), ("t4", "tf32"), ("v100-sxm-32gb", "bf16"), ("a100-sxm-80gb", "fp8"), ("h100-sxm-80gb", "fp4")],
+    [
+        ("t4", "bf16"),
+        ("t4", "tf32"),
+        ("arc-pro-b60", "fp8"),
+        ("v100-sxm-32gb", "bf16"),
+        ("a100-sxm-80gb", "fp8"),
+        ("h100-sxm-80gb", "fp4"),
+    ],
 )
 def test_dtype_the_chip_has_no_unit_for_is_unknown(name, dtype):
     assert load(name).rate(dtype) is None  # Turing and Volta have no bf16, Ampere no fp8, Hopper no fp4

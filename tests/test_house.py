@@ -19,7 +19,7 @@ CHAIN = (
 """Each part may import itself and the parts before it."""
 UP_TO_TIMING = {*CHAIN[: CHAIN.index("timing") + 1]}
 UP_TO_MONEY = {*CHAIN[: CHAIN.index("money") + 1]}
-EDGE = {*CHAIN, "files", "catalogue", "references", "calibration", "validate", "planner", "charts"}
+EDGE = {*CHAIN, "files", "catalogue", "references", "calibration", "validate", "planner", "charts", "history"}
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "plan": {"errors", "units", "timing"},
     "files": {"errors"},
@@ -27,6 +27,7 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "references": {"errors", "problems", "documents", "spec", "catalogue", "work"},
     "calibration": UP_TO_TIMING,
     "validate": UP_TO_TIMING | {"catalogue"},
+    "history": {"errors", "spec"},
     "planner": UP_TO_MONEY | {"catalogue", "references"},
     "charts": {"errors", "units", "plan", "report"},
     "commands": EDGE | {"commands"},
@@ -40,6 +41,8 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
 LAZILY_ALLOWED = {
     ("capacity/report/html.py", "charts"): "the HTML report draws charts; plotly takes a second to import",
     ("capacity/commands/measuring.py", "kernels"): "`capacity calibrate` runs the kernels",
+    ("capacity/commands/checking.py", "kernels"): "`capacity calibrate --check` runs the kernels",
+    ("capacity/commands/outputs.py", "kernels"): "what was run is told by classes of the suite",
     ("capacity/commands/looking.py", "kernels"): "`capacity hardware detect` looks at this machine",
 }
 OUTSIDE = {
@@ -47,6 +50,9 @@ OUTSIDE = {
     "transformers": ("kernels/",),
     "pynvml": ("kernels/",),
     "psutil": ("kernels/",),
+    "onnx": ("kernels/",),
+    "onnxruntime": ("kernels/",),
+    "openvino": ("kernels/",),
     "streamlit": ("capacity/pages/", "dashboard.py"),
     "plotly": ("capacity/charts.py",),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,15 +17,25 @@ from capacity import catalogue, files
 from capacity.commands.planning import console, share
 from capacity.errors import InputError, Problem, UnknownNameError
 from capacity.spec.calibration import Calibration
+from capacity.spec.engine import PROCESSOR_ENGINES, Engine
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from kernels.run import Samples
-    from kernels.timing import Case
+    from kernels.timing import Case, Runner
 
 screen = console()
 FOLDER = Path("calibrations")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exports:
+    """Files that a run or a check writes besides its own."""
+
+    benchmark_json: Path | None = None
+    bmf: Path | None = None
+    history: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,27 +47,51 @@ class Wish:
     quick: bool
     output: Path | None
     samples: Path | None
+    exports: Exports = field(default_factory=Exports)
+    engine: Engine = "eager"
+
+
+def calibrate_engines(wish: Wish, engines: Sequence[str], *, as_json: bool) -> int:
+    """Calibrate this machine once an engine; "all" is every one that runs here. An interrupt ends the row."""
+    known = ("eager", *PROCESSOR_ENGINES)
+    for name in engines:
+        if name not in {*known, "all"}:
+            raise UnknownNameError("engine", name, (*known, "all"))
+    asked = known if "all" in engines else tuple(dict.fromkeys(engines))
+    if len(asked) > 1 and (wish.output or wish.samples or wish.exports != Exports()):
+        raise InputError(f"{len(asked)} engines write a calibration each; files can be named for one --engine only")
+    code = 0
+    for name in asked:
+        code = calibrate_machine(replace(wish, engine=cast(Engine, name)), as_json=as_json)
+        if code:
+            break
+    return code
 
 
 def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     """Time the suite on this machine, fit, write the calibration. Interrupted, it fits what was measured."""
-    from kernels import machine, run, suite
+    from capacity.commands import outputs
+    from kernels import disturbance, engine_suite, machine, run
     from kernels.torch_backend import Backend
 
-    backend = Backend.local(wish.device, wish.threads)
+    only_cpu = wish.device == "auto" and wish.engine in PROCESSOR_ENGINES
+    backend = Backend.local("cpu" if only_cpu else wish.device, wish.threads)
+    runner, cases = engine_suite.runner(wish.engine, backend, quick=wish.quick)
     profile = machine.detect_gpu() if backend.device == "cuda" else machine.detect_cpu()
-    output = wish.output or FOLDER / f"{profile.id}.yaml"
-    if output.is_dir():  # said before minutes of measuring, not after
-        raise InputError([Problem(str(output), "is a folder; name a file in it")])
+    suffix = "" if wish.engine == "eager" else f"-{wish.engine}"
+    output = wish.output or FOLDER / f"{profile.id}{suffix}.yaml"
+    refuse_folders(output, wish.exports)
     path = wish.samples or output.with_suffix(".samples.jsonl")
     if wish.samples is None:
         path.unlink(missing_ok=True)  # a new run measures anew; --samples resumes one
     fingerprint = machine.fingerprint(backend.threads)
-    samples = run.Samples.opened(path, f"{fingerprint.name} {fingerprint.system} {backend.device} {backend.threads}")
-    cases = list(suite.cases(backend, quick=wish.quick))
-    cut_short = _timed_with_bar(cases, backend, wish, samples)
+    where = f"{fingerprint.name} {fingerprint.system} {backend.device} {backend.threads}"
+    samples = run.Samples.opened(path, where + suffix.replace("-", " "))
+    with disturbance.watched(backend.device, backend.threads) as watch:
+        cut_short = timed_with_bar(cases, runner, wish.quick, samples, watch.glance)
     measurements = run.measurements(cases, samples)
-    fitted = calibrations.from_measurements(measurements, profile, fingerprint, catalogue.shared(), date.today())
+    today = date.today()
+    fitted = calibrations.from_measurements(measurements, profile, fingerprint, catalogue.shared(), today, wish.engine)
     if not cut_short:
         try:
             fitted = calibrations.with_power(fitted, run.power(backend))
@@ -66,6 +100,10 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     unstable = tuple(sorted(name for name, timing in samples.judged().items() if timing.verdict == "unstable"))
     fitted = fitted.model_copy(update={"unstable": unstable})
     files.write_text(output, calibrations.to_yaml(fitted))
+    if not cut_short:
+        reasons = (*watch.reasons, *disturbance.contaminated(samples.judged(), "this run"))
+        timed = outputs.Timed(cases, samples, fingerprint, backend.device, wish.engine)
+        outputs.export(wish.exports, timed, "calibrate", {"disturbed": reasons})
     _said(fitted, output, as_json=as_json)
     if cut_short:
         said = f"interrupted: fitted to what was measured; continue with --samples {path}"
@@ -73,8 +111,21 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     return 130 if cut_short else 0
 
 
-def _timed_with_bar(cases: Sequence[Case], backend: Any, wish: Wish, samples: Samples) -> bool:  # noqa: ANN401
-    """Run the suite under a progress bar on standard error; return whether it was cut short."""
+def refuse_folders(output: Path | None, exports: Exports) -> None:
+    """Refuse places that cannot be written: before minutes of measuring, not after."""
+    targets = [path for path in (output, exports.benchmark_json, exports.bmf, exports.history) if path is not None]
+    problems = [Problem(str(path), "is a folder; name a file in it") for path in targets if path.is_dir()]
+    if problems:
+        raise InputError(problems)
+
+
+def timed_with_bar(
+    cases: Sequence[Case], runner: Runner, quick: bool, samples: Samples, glance: Callable[[], None] | None = None
+) -> bool:
+    """Run the suite under a progress bar on standard error; return whether it was cut short.
+
+    `glance` is called after each case.
+    """
     from kernels import run
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -83,9 +134,11 @@ def _timed_with_bar(cases: Sequence[Case], backend: Any, wish: Wish, samples: Sa
 
         def progress(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name[:48])
+            if glance is not None:
+                glance()
 
         try:
-            run.time_suite(cases, backend, run.QUICK if wish.quick else run.FULL, samples, progress)
+            run.time_suite(cases, runner, run.QUICK if quick else run.FULL, samples, progress)
         except KeyboardInterrupt:
             return True
     return False

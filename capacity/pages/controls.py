@@ -8,7 +8,8 @@ from typing import get_args
 
 from capacity.pages.state import path_of
 from capacity.spec.hardware import Dtype
-from capacity.spec.scenario import Engine, HostStage, Objective, Pricing, Scenario
+from capacity.spec.engine import Engine
+from capacity.spec.scenario import HostStage, Objective, Pricing, Scenario
 from capacity.units import text
 
 

@@ -10,7 +10,8 @@ from capacity.spec.hardware import Hardware
 from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
 from capacity.spec.scenario import Scenario, TrainingJob
 from capacity.timing.band import Estimate, total
-from capacity.timing.device import Device, MissingFactError
+from capacity.timing.device import Device
+from capacity.timing.form import MissingFactError
 from capacity.work import embedding, recurrent, retrieval, transformer
 from capacity.work.models import architecture, parameters, reading
 from capacity.work.operations import Amount, Collective, Operation, backward

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
+from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
 
-METHOD: Literal["roofline"] = "roofline"
-METHOD_VERSION: Literal[1] = 1
+METHOD: Literal["forms"] = "forms"
+METHOD_VERSION: Literal[2] = 2
 """Raised when the form or the fit changes: numbers of different versions are not comparable."""
 
 
@@ -44,6 +46,92 @@ class Efficiency(Spec):
     note: str = ""
 
 
+class Distance(Spec):
+    """How much surer or less sure efficiencies get on their way to a device nobody measured."""
+
+    sibling: LogSigma
+    """Log standard deviation between devices of one chip generation and one class of board."""
+    same_class: LogSigma
+    """Between boards of one vendor and class: linked boards (NVLink and its like) or cards on PCIe."""
+    same_vendor: LogSigma
+    """Between a linked board and a card: cards meet their power limit first."""
+    same_kind: LogSigma
+    """Between vendors."""
+    source: str
+
+
+FamilyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/+-]*$", max_length=80)]
+
+
+class BandKnot(Spec):
+    """Scatter of a kernel's times near one predicted time; between knots it is interpolated in ln(seconds)."""
+
+    seconds: Seconds
+    """Predicted time [s]."""
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted) there, from rows held out of the fit."""
+
+
+class KernelFit(Spec):
+    """Fitted parameters of one family of kernels at one dtype, on one device (or shared by devices).
+
+    The forms and the meaning of their parameters: docs/explanation/kernel-time.md.
+    """
+
+    operation: Id
+    """Class of operations, e.g. gemm, attention.decode, experts, collective.all_reduce."""
+    family: FamilyName
+    """Kernels that share parameters, e.g. library (the vendor's BLAS), cutlass, flash, nccl."""
+    dtype: Id
+    """What the matrix unit multiplies."""
+    weight_dtype: Id | None = None
+    """Storage of the weights or of the KV cache where it differs."""
+    form: Id
+    """Equation the values belong to."""
+    values: dict[str, Factor]
+    """Parameters of the form in SI units; what is missing is the family's."""
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted) on shapes held out of the fit: the band of constant width."""
+    median_error: Number
+    """Median |predicted/measured − 1| on shapes held out of the fit."""
+    mean_error: Number
+    """Mean |predicted/measured − 1| on shapes held out of the fit."""
+    rows: CountAmount
+    """Measurements behind the fit."""
+    band: tuple[BandKnot, ...] = ()
+    """How the scatter changes with the predicted time; empty: `log_sigma` everywhere."""
+    learned: FamilyName | None = None
+    """Key of the learned residual in the file beside this one; absent where it did not lower the held-out error."""
+    engines: tuple[str, ...] = ()
+    """Engines whose rows were fitted, with versions."""
+    basis: Literal["calibrated", "assumed"] = "calibrated"
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells this fit from others of the same device."""
+        return (self.operation, self.family, self.dtype, self.weight_dtype or self.dtype)
+
+
+class KernelFamily(Spec):
+    """What devices share of one family of kernels, and how far a device's own numbers scatter around its relatives'."""
+
+    operation: Id
+    family: FamilyName
+    dtype: Id
+    weight_dtype: Id | None = None
+    form: Id
+    values: dict[str, Factor]
+    """Shared parameters of the form in SI units."""
+    devices: tuple[Id, ...]
+    """Devices it was fitted on."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells this family from others."""
+        return (self.operation, self.family, self.dtype, self.weight_dtype or self.dtype)
+
+
 class Composition(Spec):
     """How whole models compare with the sum of their operations: step = launches · launch + slowdown · Σ operations.
 
@@ -59,6 +147,24 @@ class Composition(Spec):
     median_error: Number
     rows: CountAmount
     basis: Literal["calibrated", "assumed"] = "calibrated"
+    note: str = ""
+
+
+class EagerSteps(Spec):
+    """What a step of unfused PyTorch on a GPU adds to its products: the same numbers for all devices."""
+
+    stream_share: Factor
+    """Share of the memory bandwidth that element-wise kernels, norms and softmax reach [1]."""
+    draw: Factor
+    """Power of a product beside a benchmark's with random operands [1]: norms and masks make its numbers smaller."""
+    gap: Duration
+    """Time between two queued kernels [s]."""
+    host: Duration
+    """Time the host needs to launch one operation [s]."""
+    link_share: Factor
+    """Share of a link's bandwidth that a large all-reduce gets [1]."""
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted) of steps on devices whose products were measured."""
     note: str = ""
 
 
@@ -87,35 +193,34 @@ class Calibration(Spec):
 
     id: Id
     hardware: Id
-    engine: Literal["eager", "fused"]
-    """How element-wise work is launched: PyTorch modules one by one, or fused as compiled engines do."""
+    engine: Engine
+    """What ran: PyTorch modules one by one, compiled engines that fuse element-wise work, or an engine by name."""
     source: str
     """What was measured: a run of the suite, or the table and rows that were fitted."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-    method: Literal["roofline"] = METHOD
-    method_version: Literal[1] = METHOD_VERSION
+    method: Literal["forms"] = METHOD
+    method_version: Literal[2] = METHOD_VERSION
     machine: Machine | None = None
     profile: Hardware | None = None
     """Profile of the machine as detected; absent when `hardware` names a shipped one."""
     power: Power | Literal["not measured"] = "not measured"
     composition: tuple[Composition, ...] = ()
-    efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]
+    efficiencies: tuple[Efficiency, ...] = ()
+    kernels: tuple[KernelFit, ...] = ()
     unstable: tuple[str, ...] = ()
     """Cases whose timing did not settle; the fit is robust against a few of them."""
+    _residuals: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
+    @property
+    def residuals(self) -> Mapping[str, Any]:
+        """Learned residuals by key (`KernelFit.learned`), read from the file beside the document when asked for."""
+        return self._residuals
 
-class Distance(Spec):
-    """How much surer or less sure efficiencies get on their way to a device nobody measured."""
-
-    sibling: LogSigma
-    """Log standard deviation between devices of one chip generation and one class of board."""
-    same_class: LogSigma
-    """Between boards of one vendor and class: linked boards (NVLink and its like) or cards on PCIe."""
-    same_vendor: LogSigma
-    """Between a linked board and a card: cards meet their power limit first."""
-    same_kind: LogSigma
-    """Between vendors."""
-    source: str
+    def with_residuals(self, residuals: Mapping[str, Any]) -> Calibration:
+        """Return the calibration with the learned residuals that belong to it."""
+        known = self.model_copy()
+        known._residuals = residuals
+        return known
 
 
 class Shared(Spec):
@@ -129,5 +234,9 @@ class Shared(Spec):
     engine_log_sigma: LogSigma
     """Between engines: added where the software that runs a step is not the one that was measured."""
     carried: Distance
+    carried_kernels: dict[str, Distance] = Field(default_factory=dict)
+    """The same for fitted kernels by class of operations, from leaving devices out; absent: `carried`."""
     efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]
+    families: tuple[KernelFamily, ...] = ()
+    eager_steps: EagerSteps | None = None
     compositions: dict[Literal["eager", "fused"], tuple[Composition, ...]]

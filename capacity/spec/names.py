@@ -92,6 +92,11 @@ class Precision:
         """Whether the name says autocasting: the weights are held once more, in fp32."""
         return bool(_AUTOCAST & set(_words(self.raw)))
 
+    @property
+    def block_scaled(self) -> bool:
+        """Whether blocks of the operands carry scales of their own."""
+        return bool({"block", "blockwise"} & set(_words(self.raw)))
+
 
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", name.casefold().replace("weight_only", "weightonly"))

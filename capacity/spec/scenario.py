@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype
 from capacity.spec.quantity import (
     ByteAmount,
@@ -23,7 +24,6 @@ from capacity.spec.quantity import (
     Spec,
 )
 
-Engine = Literal["eager", "fused"]
 TextLength = Literal["item", "query", "pair"] | Count
 """Tokens of a text: the catalogue's mean item text, the audience's mean query, both together, or a number."""
 DAY_S = 86400.0

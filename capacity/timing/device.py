@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from capacity.errors import CapacityError
 from capacity.spec.calibration import Composition, Efficiency
+from capacity.spec.engine import refused
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis, Estimate, total, weakest
+from capacity.timing.families import usual
+from capacity.timing.form import Board, MissingFactError
+from capacity.timing.kernel import Kernel, key_of
+from capacity.timing.kernel import Key as KernelKey
 from capacity.timing.roofline import Roof, executed_flop, seconds
-from capacity.work.operations import Amount, Collective, Operation
+from capacity.work.operations import Amount, Attention, Collective, Gemm, GroupedGemm, Operation
 
 FALLBACK_OPERATION = {
     "gemm.grouped": "gemm", "attention.encoder": "attention.prefill", "attention.prefill": "attention.encoder",
     "attention.decode": "attention.prefill", "distance": "gemm", "recurrent": "gemm", "solve": "gemm",
     "gather": "streaming.copy", "topk": "streaming.softmax", "streaming.optimizer": "streaming.add",
     "streaming.softmax": "streaming.norm", "streaming.activation": "streaming.copy", "streaming.copy": "streaming.add",
-    "streaming.add": "streaming.norm", "streaming.norm": "streaming.add", "collective.all_reduce": "collective",
+    "streaming.add": "streaming.norm", "streaming.norm": "streaming.add",
+    "streaming.residual_norm": "streaming.norm", "collective.all_reduce": "collective",
     "collective.all_gather": "collective", "collective.reduce_scatter": "collective",
     "collective.alltoall": "collective", "collective.send": "collective",
 }  # fmt: skip
@@ -30,6 +35,8 @@ FALLBACK_DTYPE = {
     "fp64": ("fp32",),
 }  # fmt: skip
 Key = tuple[str, str]
+HALF = {"fp16": "bf16", "bf16": "fp16"}
+"""Dtypes that run through the same units at the same rate: the kernels of one answer for the other."""
 SAME_WIDTH = {frozenset({"fp16", "bf16"})}
 """Dtypes that run through the same units at the same rate: one stands in for the other at no extra error."""
 ANY_DTYPE = ("fp32", "bf16", "fp16")
@@ -37,8 +44,8 @@ VECTOR_WORK = {"streaming", "gather", "topk", "solve", "recurrent", "collective"
 """Classes that traffic bounds; a profile without a rate of their dtype takes that of fp32 instead."""
 
 
-class MissingFactError(CapacityError):
-    """The profile lacks a fact that the estimate needs; says which."""
+LAUNCH_PARAMETERS = ("t0_s", "launch_s", "start_s", "t0")
+"""What forms call the fixed time of a launch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,28 @@ class Device:
     errors: Mapping[str, float]
     basis: Basis
     stand_in_log_sigma: float
+    kernels: Mapping[KernelKey, Kernel] = field(default_factory=dict)
+    """Kernel families measured on this device or carried over from relatives; they answer before `fitted`."""
 
-    def time(self, operation: Operation) -> Estimate:
-        """Return the time of all launches of `operation` [s]."""
+    def time(self, operation: Operation, families: Sequence[str] = ()) -> Estimate:
+        """Return the time of all launches of `operation` [s].
+
+        Parameters
+        ----------
+        families
+            Kernel families that may run it, the one meant first; the usual ones by default.
+
+        Raises
+        ------
+        MissingFactError
+            When nothing is known of the operation, or the engine does not run it: another kind of device, or a dtype.
+        """
+        self._refuse(operation)
+        known = self.kernel(operation, families)
+        if known is not None:
+            kernel, stand_in = known
+            estimate = kernel.time(operation, Board(self.hardware)).scaled(operation.count)
+            return estimate.widened("stand-in kernels", self.stand_in_log_sigma, "projected") if stand_in else estimate
         efficiency, stand_in = self._efficiency(operation.operation, operation.dtype)
         stored = getattr(operation, "weight_dtype", None) or operation.dtype
         stand_in = stand_in or stored != operation.dtype  # no fit has seen weights that are unpacked on the way
@@ -72,8 +98,19 @@ class Device:
         if stand_in:
             errors["stand-in efficiency"] = self.stand_in_log_sigma
         errors |= self.errors
-        known: Basis = "projected" if stand_in else "calibrated"
-        return Estimate(launch_s * operation.count, errors, weakest([known, efficiency.basis, self.basis]))
+        at_best: Basis = "projected" if stand_in else "calibrated"
+        return Estimate(launch_s * operation.count, errors, weakest([at_best, efficiency.basis, self.basis]))
+
+    def kernel(self, operation: Operation, families: Sequence[str] = ()) -> tuple[Kernel, bool] | None:
+        """Return the kernels that run `operation`, and whether they only stand in for those that were meant."""
+        wanted = families or usual(operation, self.hardware)
+        for family in wanted:
+            key = key_of(operation, family)
+            other = (key[0], key[1], HALF.get(key[2], key[2]), HALF.get(key[3], key[3]))
+            found = self.kernels.get(key) or self.kernels.get(other)
+            if found is not None:
+                return found, not wanted[0].startswith(family)
+        return None
 
     def step(self, operations: Iterable[Operation], mode: str = "inference") -> Estimate:
         """Return the time of a model step [s]: its operations, plus what running them as one model costs."""
@@ -96,15 +133,35 @@ class Device:
         """Return what takes most of the time of `operations`: compute, memory bandwidth, the link, or launches."""
         spent: dict[str, float] = {}
         for operation in operations:
-            efficiency, _ = self._efficiency(operation.operation, operation.dtype)
-            roof = self._roof(operation, efficiency)
-            traffic_s = float(operation.moved_bytes / roof.bytes_per_s)
-            compute_s = float(executed_flop(operation, roof.softmax_columns) / roof.flop_per_s)
-            memory = "interconnect" if isinstance(operation, Collective) else "memory bandwidth"
-            limits = {"compute": compute_s, memory: traffic_s, "kernel launches": roof.t0_s}
+            limits = self._limits(operation)
             limit = max(limits, key=lambda name: limits[name])
             spent[limit] = spent.get(limit, 0.0) + float(self.time(operation).value)
         return max(spent, key=lambda name: spent[name])
+
+    def _refuse(self, operation: Operation) -> None:
+        products = isinstance(operation, Gemm | GroupedGemm | Attention)
+        why = refused(self.engine, operation.dtype if products else None, self.hardware.kind)
+        if why:
+            raise MissingFactError(why)
+
+    def _limits(self, operation: Operation) -> dict[str, float]:
+        """Return what one launch would take if only one thing bounded it [s]."""
+        memory = "interconnect" if isinstance(operation, Collective) else "memory bandwidth"
+        known = self.kernel(operation)
+        if known is None:
+            roof = self._roof(operation, self._efficiency(operation.operation, operation.dtype)[0])
+            compute_s = float(executed_flop(operation, roof.softmax_columns) / roof.flop_per_s)
+            return {
+                "compute": compute_s, memory: float(operation.moved_bytes / roof.bytes_per_s),
+                "kernel launches": roof.t0_s,
+            }  # fmt: skip
+        values = known[0].values
+        launch_s = next((values[name] for name in LAUNCH_PARAMETERS if name in values), 0.0)
+        rate = self.hardware.rate(operation.dtype)
+        traffic_s = float(operation.moved_bytes / reference_bandwidth(self.hardware, operation))
+        return {
+            "compute": float(operation.flop / rate) if rate else 0.0, memory: traffic_s, "kernel launches": launch_s,
+        }  # fmt: skip
 
     def _efficiency(self, operation: str, dtype: str) -> tuple[Efficiency, bool]:
         """Return the efficiency of a class, and whether another class or dtype stands in for it."""

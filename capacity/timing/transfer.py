@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from capacity.spec.calibration import Calibration, Efficiency, Shared
+from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis
+from capacity.timing.carried import distance, kernels, sigma_at
 from capacity.timing.device import Device, Key
 
 
@@ -19,7 +22,7 @@ def device(
     Parameters
     ----------
     engine
-        "eager" or "fused": how the software launches element-wise work.
+        "eager" or "fused": how the software launches element-wise work; or "onnxruntime" or "openvino" on a processor.
     calibrations
         Every calibration with the profile of the device it was measured on.
 
@@ -27,34 +30,42 @@ def device(
     -----
     Its own calibration of that engine comes first, then its own of the other engine, then the nearest relative's
     (sibling, same class of board, same vendor, same kind), then the assumed values of `shared`. Whatever is carried
-    over is called projected and gets the wider band of `shared.carried`.
+    over is called projected and gets the wider band of `shared.carried`; so is, for ONNX Runtime and OpenVINO, what
+    was measured with another engine (`shared.engine_log_sigma`). Classes that their suites do not run (top-k,
+    LSTM, solves) are PyTorch's: they come from the same machine's eager calibration.
     """
+    found = _efficient(hardware, engine, calibrations, shared)
+    return dataclasses.replace(found, kernels=kernels(hardware, calibrations, shared))
+
+
+def _efficient(
+    hardware: Hardware, engine: str, calibrations: Sequence[tuple[Calibration, Hardware]], shared: Shared
+) -> Device:
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
     relatives = [pair for pair in calibrations if pair[1].kind == hardware.kind]
     if own:
         source = min(own, key=lambda calibration: (calibration.engine != engine, calibration.id))
-        return _Carried(source, source.id, "calibrated", {}).device(hardware, engine, shared)
+        errors = _engine_error(source, engine, shared)
+        beside = next((item for item in own if item.engine == "eager" and engine in PROCESSOR_ENGINES), None)
+        carried = _Carried(source, source.id, "projected" if errors else "calibrated", errors, beside)
+        return carried.device(hardware, engine, shared)
     if not relatives:
         return _Carried(None, "assumed values", "assumed", {}).device(hardware, engine, shared)
     source, profile = min(
-        relatives, key=lambda pair: (_distance(hardware, pair[1]), pair[0].engine != engine, pair[0].id)
+        relatives, key=lambda pair: (distance(hardware, pair[1]), pair[0].engine != engine, pair[0].id)
     )
-    carried = shared.carried
-    sigma = (carried.sibling, carried.same_class, carried.same_vendor, carried.same_kind)[_distance(hardware, profile)]
-    errors = {f"carried over from {profile.id}": sigma}
+    sigma = sigma_at(shared.carried, distance(hardware, profile))
+    errors = {f"carried over from {profile.id}": sigma, **_engine_error(source, engine, shared)}
     origin = f"{source.id}, carried over from {profile.name}"
-    return _Carried(_power_limited(source, profile, hardware), origin, "projected", errors).device(
-        hardware, engine, shared
-    )
+    carried = _Carried(_power_limited(source, profile, hardware), origin, "projected", errors)
+    return carried.device(hardware, engine, shared)
 
 
-def _distance(hardware: Hardware, other: Hardware) -> int:
-    """Return 0 for a sibling, 1 for the same vendor and class of board, 2 for the same vendor, 3 for the same kind."""
-    if hardware.vendor != other.vendor:
-        return 3
-    if _linked(hardware) != _linked(other):
-        return 2
-    return 0 if hardware.architecture and hardware.architecture == other.architecture else 1
+def _engine_error(source: Calibration, engine: str, shared: Shared) -> dict[str, float]:
+    """Return what is added where ONNX Runtime or OpenVINO was not measured, or one of them stands in for PyTorch."""
+    if source.engine == engine or not {source.engine, engine} & PROCESSOR_ENGINES.keys():
+        return {}
+    return {"engine not measured": shared.engine_log_sigma}
 
 
 def _power_limited(source: Calibration, profile: Hardware, hardware: Hardware) -> Calibration:
@@ -64,7 +75,7 @@ def _power_limited(source: Calibration, profile: Hardware, hardware: Hardware) -
     rate (an L4 beside an L40S: 0.60 against 0.97 W per TFLOP/s) sustains that much smaller a share of it; one with
     more watts gains nothing. Between generations nothing is scaled.
     """
-    if _distance(hardware, profile) != 0 or hardware.power is None or profile.power is None:
+    if distance(hardware, profile) != 0 or hardware.power is None or profile.power is None:
         return source
     shares = [
         (hardware.power.value / own) / (profile.power.value / other)
@@ -76,11 +87,6 @@ def _power_limited(source: Calibration, profile: Hardware, hardware: Hardware) -
     return source.model_copy(update={"efficiencies": fits})
 
 
-def _linked(hardware: Hardware) -> bool:
-    """Tell a board with links of its own from a card on PCIe, whose power limit binds long before its rate does."""
-    return hardware.link is not None and "pcie" not in hardware.link.value.kind.casefold()
-
-
 @dataclass(frozen=True, slots=True)
 class _Carried:
     """Where a device's efficiencies come from, and how sure they are there."""
@@ -89,11 +95,16 @@ class _Carried:
     origin: str
     basis: Basis
     errors: Mapping[str, float]
+    beside: Calibration | None = None
+    """PyTorch's calibration of the same machine, for classes that the engine's suite does not run."""
 
     def device(self, hardware: Hardware, engine: str, shared: Shared) -> Device:
         fitted = self.source.efficiencies if self.source else ()
         own = self.source.composition if self.source and self.source.engine == engine else ()
-        assumed = shared.compositions["fused" if engine == "fused" else "eager"]
+        if self.beside is not None and self.beside is not self.source:
+            known = {item.operation for item in fitted}
+            fitted = (*fitted, *(item for item in self.beside.efficiencies if item.operation not in known))
+        assumed = shared.compositions["eager" if engine == "eager" else "fused"]
         return Device(
             hardware=hardware, fitted=_keyed(fitted), shared=_keyed(shared.efficiencies), engine=engine,
             compositions={item.mode: item for item in (*assumed, *own)}, origin=self.origin, errors=self.errors,

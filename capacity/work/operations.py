@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from capacity.spec.hardware import DTYPE_BYTES
 
 Amount: TypeAlias = float | NDArray[np.float64]
-StreamKind = Literal["norm", "activation", "add", "softmax", "copy", "optimizer"]
+StreamKind = Literal["norm", "residual_norm", "activation", "add", "softmax", "copy", "optimizer"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "alltoall", "send"]
 
 
@@ -44,6 +44,7 @@ class Gemm:
     batch: Amount = 1
     count: Amount = 1
     weight_dtype: str | None = None
+    weight_copies: float = float("inf")  # sets of weights before this one returns: a cache may keep few, never many
     label: str = ""
 
     @property

@@ -1,8 +1,8 @@
 """What a transformer does: encoder pass, prefill, decode step and backward pass as operations.
 
-`fusion` says how an engine launches the element-wise work: "eager" one kernel an operation, as PyTorch's modules do;
-"fused" activations and residuals inside the products' epilogues, as TensorRT-like and compiled engines do. The matrix
-products are the same either way.
+The engine says how the element-wise work is launched: "eager" one kernel an operation, as PyTorch's modules do;
+"fused" activations and residuals inside the products' epilogues, as TensorRT-like and compiled engines do; ONNX Runtime
+and OpenVINO as `LAUNCHES` says. The matrix products are the same everywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from capacity.spec.engine import PROCESSOR_ENGINES, Engine
 from capacity.work.architecture import Layer, Transformer
 from capacity.work.mixture_of_experts import experts
 from capacity.work.operations import (
@@ -25,10 +26,51 @@ from capacity.work.operations import (
     repeated,
 )
 
+ACTIVATION_FLOP = {"silu": 5, "relu": 1}
+"""Hand count for one value; the error function's GELU and its relatives need 8."""
 EAGER_ACTIVATION_PASSES = {"gelu_new": 7}
 """Element-wise kernels an eager activation launches besides its own: GPT-2's tanh form is written out in Python."""
-Fusion = Literal["eager", "fused"]
+Fusion = Engine
 Phase = Literal["encoder", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """Element-wise work that an engine launches by itself instead of inside a product, an attention or a norm."""
+
+    residual: bool
+    residual_norm: bool
+    """A block that norms after the sum (BERT, not a decoder) does both in one kernel, of a class of its own."""
+    split: bool
+    """The copy that takes query, key and value apart after one projection for all three."""
+    merge: bool
+    """The copy that brings the heads' results together, where it is not part of the attention's own measurement."""
+    activation: bool
+    gate: bool
+    rms_passes: int
+    """Kernels of an RMS norm besides the norm's own."""
+    rotary_passes: int
+
+
+LAUNCHES: dict[str, Launches] = {
+    "eager": Launches(
+        residual=True, residual_norm=False, split=False, merge=True, activation=True, gate=True, rms_passes=3,
+        rotary_passes=4,
+    ),
+    "fused": Launches(
+        residual=False, residual_norm=False, split=False, merge=False, activation=False, gate=False, rms_passes=0,
+        rotary_passes=1,
+    ),
+    "onnxruntime": Launches(
+        residual=True, residual_norm=True, split=True, merge=False, activation=True, gate=True, rms_passes=0,
+        rotary_passes=4,
+    ),
+    "openvino": Launches(
+        residual=False, residual_norm=False, split=True, merge=False, activation=True, gate=False, rms_passes=0,
+        rotary_passes=1,
+    ),
+}  # fmt: skip
+"""Read off the graphs that ONNX Runtime 1.31 and OpenVINO 2026.4 execute (docs/explanation/engines.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +92,16 @@ class Pass:
     def tokens(self) -> Amount:
         """New tokens of all sequences."""
         return self.batch * self.query
+
+    @property
+    def launches(self) -> Launches:
+        """What the engine launches by itself."""
+        return LAUNCHES[self.fusion]
+
+    @property
+    def float_dtype(self) -> str:
+        """Dtype of what is no product of weights: processors quantize inside a product and go on in fp32."""
+        return "fp32" if self.fusion in PROCESSOR_ENGINES and self.dtype == "int8" else self.dtype
 
 
 def encode(
@@ -98,7 +150,9 @@ def forward(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
 def embeddings(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
     """Token look-up, then position and type tables added and normed where the architecture has them."""
     hidden = model.layer.hidden
-    operations: list[Operation] = [Gather(rows=shape.tokens, width=hidden, dtype=shape.dtype, label="token embedding")]
+    operations: list[Operation] = [
+        Gather(rows=shape.tokens, width=hidden, dtype=shape.float_dtype, label="token embedding")
+    ]
     added = _stream("add", shape.tokens * hidden, shape, reads=2, label="embedding add")
     operations += [added] * ((model.positions > 0) + (model.token_types > 0))
     if model.embedding_norm:
@@ -111,7 +165,10 @@ def attention_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
     tokens, hidden = shape.tokens, layer.hidden
     operations: list[Operation] = list(_norm(layer, shape))
     if layer.fused_qkv:
-        operations.append(_linear(layer.query_width + 2 * layer.kv_width, hidden, shape, "qkv"))
+        width = layer.query_width + 2 * layer.kv_width
+        operations.append(_linear(width, hidden, shape, "qkv"))
+        if shape.launches.split:
+            operations.append(_stream("copy", tokens * width, shape, label="split heads"))
     else:
         operations.append(_linear(layer.query_width, hidden, shape, "query"))
         operations += [_linear(layer.kv_width, hidden, shape, label) for label in ("key", "value")]
@@ -119,14 +176,14 @@ def attention_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
     operations.append(
         Attention(
             batch=shape.batch, heads=layer.heads, kv_heads=layer.kv_heads, query=shape.query, keys=shape.keys,
-            head_dim=layer.head_dim, dtype=shape.dtype, kv_dtype=shape.kv_dtype, phase=shape.phase,
+            head_dim=layer.head_dim, dtype=shape.float_dtype, kv_dtype=shape.kv_dtype, phase=shape.phase,
             causal=layer.causal, window=layer.window,
         )
     )  # fmt: skip
-    if shape.fusion == "eager":
+    if shape.launches.merge:
         operations.append(_stream("copy", tokens * layer.query_width, shape, label="merge heads"))
     operations.append(_linear(hidden, layer.query_width, shape, "attention output"))
-    if shape.fusion == "eager":
+    if shape.launches.residual and not _sums_in_norm(layer, shape):
         operations.append(_stream("add", tokens * hidden, shape, reads=2, label="residual"))
     return tuple(operations)
 
@@ -139,15 +196,18 @@ def feed_forward_part(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
         operations += experts(layer, tokens, shape.dtype, shape.weight_dtype)
     else:
         operations += [_linear(inner, hidden, shape, "up") for _ in range(2 if layer.gated else 1)]
-        if shape.fusion == "eager" or layer.gated:
-            operations.append(_stream("activation", tokens * inner, shape, flop_per_element=8, label=layer.activation))
+        if shape.launches.activation or layer.gated:
+            flop = ACTIVATION_FLOP.get(layer.activation, 8)
+            operations.append(
+                _stream("activation", tokens * inner, shape, flop_per_element=flop, label=layer.activation)
+            )
         if shape.fusion == "eager":
             extra = EAGER_ACTIVATION_PASSES.get(layer.activation, 0)
             operations += [_stream("add", tokens * inner, shape, label="activation pass") for _ in range(extra)]
-        if shape.fusion == "eager" and layer.gated:
+        if shape.launches.gate and layer.gated:
             operations.append(_stream("add", tokens * inner, shape, reads=2, label="gate"))
         operations.append(_linear(hidden, inner, shape, "down"))
-    if shape.fusion == "eager":
+    if shape.launches.residual and not _sums_in_norm(layer, shape):
         operations.append(_stream("add", tokens * hidden, shape, reads=2, label="residual"))
     return tuple(operations)
 
@@ -179,20 +239,26 @@ def _product(m: Amount, n: int, k: int, shape: Pass, label: str) -> Gemm:
 def _stream(
     kind: StreamKind, elements: Amount, shape: Pass, *, reads: float = 1, flop_per_element: float = 1, label: str
 ) -> Streaming:
-    dtype = shape.dtype if shape.dtype in {"fp32", "fp16", "bf16"} else "fp16"
+    dtype = shape.float_dtype if shape.float_dtype in {"fp32", "fp16", "bf16"} else "fp16"
     return Streaming(
         kind=kind, elements=elements, dtype=dtype, reads=reads, flop_per_element=flop_per_element, label=label
     )
 
 
+def _sums_in_norm(layer: Layer, shape: Pass) -> bool:
+    """Tell whether the engine's norm adds the residual: decoders norm before their products, and need the sum later."""
+    return shape.launches.residual_norm and not layer.causal
+
+
 def _norm(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
     """One norm: a single kernel for LayerNorm, and for any fused engine; six element-wise kernels for eager RMSNorm."""
     elements = shape.tokens * layer.hidden
+    if _sums_in_norm(layer, shape):
+        return (_stream("residual_norm", elements, shape, reads=2, flop_per_element=6, label="residual and norm"),)
     reads = 2 if shape.fusion == "fused" else 1  # the fused kernel adds the residual first
     norm = _stream("norm", elements, shape, reads=reads, flop_per_element=5, label="norm")
-    if layer.norm == "layer" or shape.fusion == "fused":
-        return (norm,)
-    return (norm, *(_stream("copy", elements, shape, label="rms norm pass") for _ in range(3)))
+    passes = 0 if layer.norm == "layer" else shape.launches.rms_passes
+    return (norm, *(_stream("copy", elements, shape, label="rms norm pass") for _ in range(passes)))
 
 
 def _positions(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
@@ -202,6 +268,7 @@ def _positions(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
     if layer.query_key_norm:
         operations.append(_stream("norm", elements, shape, flop_per_element=5, label="query-key norm"))
     if layer.rotary:
-        passes = 4 if shape.fusion == "eager" else 1  # rotate-half copy, two products, one sum
-        operations.append(_stream("add", elements * passes, shape, reads=2, flop_per_element=3, label="rotary"))
+        passes = shape.launches.rotary_passes  # of four: rotate-half copy, two products, one sum
+        flop = 3 if passes == 1 else 1
+        operations.append(_stream("add", elements * passes, shape, reads=2, flop_per_element=flop, label="rotary"))
     return tuple(operations)

@@ -1,0 +1,211 @@
+"""Fit the calibrations that ship: `python benchmarks/fit_shipped.py DATA [--only gemm]`.
+
+DATA is a folder of measurement tables (gemm.parquet, attention.parquet, …). For each kernel family the shared constants
+are fitted on all devices at once, then every device's own numbers, learned residuals and bands; leaving devices out
+says what carrying values over costs. Writes hardware_profiles/calibrations/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from capacity import calibration as calibrations
+from capacity import catalogue, files
+from capacity.spec import names
+from capacity.spec.calibration import Calibration, Distance, KernelFamily, KernelFit, Shared
+from capacity.timing import carried, fit
+from capacity.timing.band import Z90
+from capacity.timing.form import Board
+from capacity.timing.forms import form_of, named
+from capacity.timing.kernel import Key
+from capacity.timing.learn import Rows
+from capacity.timing.tables import TABLES
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "hardware_profiles" / "calibrations"
+FILES = {"gemm": "gemm", "attention": "attention", "moe": "moe", "collective": "collective", "gemm_fp32": "gemm_fp32"}
+FAMILY_ROWS = 1000
+DISTANCES = ("sibling", "same_class", "same_vendor", "same_kind")
+
+
+def read(folder: Path, kind: str) -> dict[str, pd.DataFrame]:
+    """Return the rows of a table by device."""
+    frame = pd.read_parquet(folder / f"{FILES[kind]}.parquet")
+    table = TABLES[kind]
+    frame = frame[(frame[list(table.sizes)] > 0).all(axis=1) & (frame[table.target] > 0)]
+    known = {}
+    for name, part in frame.groupby("hardware"):
+        known[names.hardware_id(str(name))] = part.assign(hardware=names.hardware_id(str(name))).reset_index(drop=True)
+    return known
+
+
+def by_family(rows: dict[str, dict[Key, Rows]]) -> dict[Key, dict[str, Rows]]:
+    """Return key → device → rows."""
+    found: dict[Key, dict[str, Rows]] = defaultdict(dict)
+    for device, families in rows.items():
+        for key, part in families.items():
+            found[key][device] = part
+    return found
+
+
+def shared_values(key: Key, devices: dict[str, Rows]) -> KernelFamily:
+    """Fit the constants that devices share."""
+    operation, family, dtype, stored = key
+    form = named(form_of(operation, family, dtype), family)
+    samples = [part.sample(FAMILY_ROWS).as_sample for part in devices.values()]
+    values = fit.fitted(form, samples)[0]
+    kept = {p.name: float(f"{values[p.name]:.4g}") for p in form.parameters if p.shared}
+    return KernelFamily(
+        operation=operation, family=family, dtype=dtype, weight_dtype=None if stored == dtype else stored,
+        form=form.name, values=kept, devices=tuple(sorted(devices)),
+    )
+
+
+def left_out(key: Key, devices: dict[str, Rows], shared: Shared) -> list[dict[str, object]]:
+    """Fit all devices but one, predict that one, for each; return its figures."""
+    found = []
+    operation, family, dtype, stored = key
+    for device, part in devices.items():
+        others = {name: rows for name, rows in devices.items() if name != device}
+        if not others:
+            continue
+        family_fit = shared_values(key, others)
+        form = named(family_fit.form, family)
+        pairs = []
+        for name, rows in others.items():
+            start = [p.started_at(family_fit.values.get(p.name, p.start)) for p in form.parameters]
+            fixed = frozenset(family_fit.values)
+            (values,) = fit.fitted(form, [rows.sample(FAMILY_ROWS).as_sample], start, fixed)
+            own = {name_: value for name_, value in values.items() if name_ not in fixed}
+            record = KernelFit(operation=operation, family=family, dtype=dtype,
+                weight_dtype=None if stored == dtype else stored, form=form.name, values=own, log_sigma=0.1,
+                median_error=0, mean_error=0, rows=len(rows))
+            pairs.append((Calibration(id=name, hardware=name, engine="fused", source="left out",
+                date="2026-01-01", kernels=(record,)), catalogue.hardware(name)))
+        hardware = catalogue.hardware(device)
+        kernel = carried.kernels(hardware, pairs, shared.model_copy(update={"families": (family_fit,)}))[key]
+        sample = part.sample(4000)
+        left = np.log(sample.seconds / kernel.seconds(sample.operation, Board(hardware)))
+        far = min(carried.distance(hardware, profile) for _, profile in pairs)
+        found.append({"operation": operation, "family": family, "dtype": dtype, "device": device,
+            "from": DISTANCES[far], "mean": float(np.mean(np.abs(np.expm1(-left)))),
+            "median": float(np.median(np.abs(np.expm1(-left)))), "bias": float(np.median(np.expm1(-left))),
+            "sigma": float(np.quantile(np.abs(left), 0.9)) / Z90, "rows": len(part)})
+    return found
+
+
+def distances(figures: pd.DataFrame, fits: dict[str, list[KernelFit]]) -> dict[str, Distance]:
+    """Return what carrying costs by class of operations: the scatter beyond a device's own."""
+    own = {(f.operation, f.family, f.dtype, device): f.log_sigma for device, each in fits.items() for f in each}
+    result = {}
+    for operation, part in figures.groupby(figures["operation"].str.replace(r"^collective\..*", "collective", regex=True)):
+        known = [own.get((r.operation, r.family, r.dtype, r.device), 0.1) for r in part.itertuples()]
+        extra = np.sqrt(np.maximum(part["sigma"] ** 2 - np.square(known), 0.03**2))
+        # the 80th percentile over families and devices: most of them must be covered, not the mean one
+        by = {far: float(np.quantile(extra[part["from"] == far], 0.8)) for far in DISTANCES if (part["from"] == far).any()}
+        least, filled = 0.05, {}
+        for far in DISTANCES:
+            least = max(by.get(far, least), least)
+            filled[far] = round(least, 3)
+        result[str(operation)] = Distance(**filled, source="leave-one-device-out, benchmarks/fit_shipped.py")
+    return result
+
+
+def main() -> None:
+    """Fit the kinds asked for, then write the documents from every kind fitted so far."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="*", default=list(FILES), help="kinds to fit; none: only write")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/fit_shipped"), help="where fits are kept")
+    wish = parser.parse_args()
+    wish.work.mkdir(parents=True, exist_ok=True)
+    for kind in wish.only:
+        fit_kind(kind, wish.data, wish.work)
+    write(wish.work)
+
+
+def write(work: Path) -> None:
+    """Write one calibration a device with its learned residuals, and the shared constants."""
+    parts = [json.loads((work / f"{kind}.json").read_text()) for kind in FILES if (work / f"{kind}.json").is_file()]
+    for device in sorted({device for part in parts for device in part["fits"]}):
+        fits = [item for part in parts for item in part["fits"].get(device, ())]
+        sources = [part["sources"][device] for part in parts if device in part["sources"]]
+        document = Calibration.model_validate({
+            "id": f"{device}-fused", "hardware": device, "engine": "fused", "source": "; ".join(sources),
+            "date": date.today().isoformat(), "kernels": sorted(fits, key=lambda item: (item["operation"], item["family"], item["dtype"], item.get("weight_dtype", ""))),
+        })
+        files.write_text(FOLDER / f"{device}-fused.yaml", calibrations.to_yaml(document))
+        arrays: dict[str, np.ndarray] = {}
+        for kind in FILES:
+            path = work / f"{kind}-{device}.npz"
+            if path.is_file():
+                arrays |= dict(np.load(path))
+        if arrays:
+            np.savez_compressed(FOLDER / f"{device}-fused.npz", **arrays)
+    path = FOLDER / "shared.yaml"
+    head = path.read_text(encoding="utf-8").split(MARK)[0]
+    lines = [f"  {name}: {line(item)}\n" for part in parts for name, item in part["carried"].items()]
+    text = head + MARK + "carried_kernels:\n" + "".join(lines) + "families:\n"
+    text += "".join(f"  - {line(item)}\n" for part in parts for item in part["families"])
+    files.write_text(path, text)
+
+
+MARK = "# --- fitted by benchmarks/fit_shipped.py; do not edit below ---\n"
+
+
+def line(item: dict[str, object]) -> str:
+    """Return a record as one line of YAML."""
+    return yaml.safe_dump(item, sort_keys=False, default_flow_style=True, width=10_000).strip()
+
+
+def fit_kind(kind: str, data: Path, work: Path) -> None:
+    """Fit one kind of table on all devices; keep the result in `work`."""
+    frames = read(data, kind)
+    rows = {device: TABLES[kind].by_family(frame, Board(catalogue.hardware(device))) for device, frame in frames.items()}
+    shared, families, figures = catalogue.shared(), [], []
+    started = time.time()
+    for key, devices in by_family(rows).items():
+        families.append(shared_values(key, devices))
+        if "/" not in key[1]:  # the part of one engine carries over as its family does
+            figures += left_out(key, devices, shared)
+        print(f"{time.time() - started:6.0f} s  family {'/'.join(key)}: {', '.join(devices)}", flush=True)
+    table = pd.DataFrame(figures)
+    table.to_csv(work / f"{kind}-left-out.csv", index=False)
+    print(table.drop(columns=["rows"]).round(3).to_string(), flush=True)
+    fits: dict[str, list[KernelFit]] = defaultdict(list)
+    arrays: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for device, parts in rows.items():
+        for key, part in parts.items():
+            found, trees = calibrations.kernel_fit(key, part, None, next(f for f in families if f.key == key))
+            fits[device].append(found)
+            if trees is not None:
+                arrays[device] |= files_of(str(found.learned), trees)
+            print(f"{time.time() - started:6.0f} s  {device} {'/'.join(key)}: {found.mean_error:.3f} / {found.median_error:.3f}"
+                  f" sigma {found.log_sigma:.3f} rows {found.rows} trees {trees is not None}", flush=True)
+    document = {
+        "families": [family.model_dump(mode="json", exclude_none=True) for family in families],
+        "carried": {name: item.model_dump(mode="json") for name, item in distances(table, fits).items()} if len(table) else {},
+        "fits": {device: [item.model_dump(mode="json", exclude_none=True) for item in each] for device, each in fits.items()},
+        "sources": {device: f"{len(frame):,} rows of kind {kind}" + (
+            f" ({', '.join(sorted(frame['engine'].unique()))})" if "engine" in frame else "") for device, frame in frames.items()},
+    }
+    (work / f"{kind}.json").write_text(json.dumps(document))
+    for device, known_arrays in arrays.items():
+        np.savez_compressed(work / f"{kind}-{device}.npz", **known_arrays)
+
+
+def files_of(name, trees):
+    return {f"{name}:{part}": value for part, value in trees.packed().items()}
+
+
+if __name__ == "__main__":
+    main()

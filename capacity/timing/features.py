@@ -1,0 +1,50 @@
+"""What a learned residual may ask of a launch: logarithms of its sizes, and how well they fill tiles and cores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from capacity.timing.form import Array, Board
+from capacity.work.expert_layer import ExpertLayer
+from capacity.work.operations import Attention, Gemm, Operation
+
+SIZES: dict[type[Any], tuple[str, ...]] = {
+    Gemm: ("m", "n", "k", "batch"),
+    Attention: ("batch", "query", "keys", "heads", "kv_heads", "head_dim"),
+}
+OTHERS = ("tokens", "hidden", "intermediate", "experts", "per_token", "tensor_parallel", "expert_parallel")
+"""Sizes of every other operation that has them."""
+
+
+def features(operation: Operation | ExpertLayer, board: Board, predicted_s: Array) -> tuple[tuple[str, ...], Array]:
+    """Return names and values, shape (launches, features), of what describes each launch.
+
+    Parameters
+    ----------
+    predicted_s
+        Time by the form [s], shape (launches,).
+    """
+    columns: dict[str, Any] = {}
+    for name in SIZES.get(type(operation), OTHERS):
+        if hasattr(operation, name):
+            columns[f"ln {name}"] = np.log(getattr(operation, name))
+    columns["ln FLOP"] = np.log(np.maximum(operation.flop, 1.0))
+    columns["ln bytes"] = np.log(operation.moved_bytes)
+    columns["ln seconds"] = np.log(predicted_s)
+    if isinstance(operation, Gemm):
+        columns["ln m·n"] = np.log(operation.m) + np.log(operation.n)
+        columns["ln m/n"] = np.log(operation.m) - np.log(operation.n)
+        columns |= {f"unfilled, {tile}": _unfilled(operation, tile, board) for tile in (64, 128)}
+    if hasattr(operation, "skew"):
+        columns["skew"] = operation.skew
+    shape = predicted_s.shape
+    stacked = np.stack([np.broadcast_to(np.asarray(column, dtype=float), shape) for column in columns.values()], axis=1)
+    return tuple(columns), stacked
+
+
+def _unfilled(product: Gemm, tile: int, board: Board) -> Array:
+    """Return waves of square tiles, rounded up, over waves [1]: 1 when the last wave is full."""
+    waves = product.batch * np.ceil(np.divide(product.m, tile)) * np.ceil(np.divide(product.n, tile)) / board.cores
+    return np.asarray(np.ceil(waves) / waves, dtype=float)

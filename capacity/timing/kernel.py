@@ -1,0 +1,83 @@
+"""A family of kernels on one device: what answers "how long does this launch take, and how sure is that?"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from capacity.timing.band import Basis, Estimate
+from capacity.timing.features import features
+from capacity.timing.form import Array, Board, Form
+from capacity.timing.residual import Trees
+from capacity.work.expert_layer import ExpertLayer
+from capacity.work.operations import Amount, Operation
+
+Key: TypeAlias = tuple[str, str, str, str]
+"""Class of operations, kernel family, compute dtype, weight (or KV) dtype."""
+
+
+def key_of(operation: Operation | ExpertLayer, family: str) -> Key:
+    """Return the key of an operation's kernels in one family."""
+    stored = getattr(operation, "kv_dtype", None) or getattr(operation, "weight_dtype", None)
+    return operation.operation, family, operation.dtype, stored or operation.dtype
+
+
+BEYOND = 0.06
+"""Log standard deviation added for every e-fold of time beyond the range that was measured [1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Log standard deviation of a single launch by its predicted time: straight between knots in ln(seconds)."""
+
+    log_seconds: Array
+    log_sigma: Array
+
+    @classmethod
+    def constant(cls, log_sigma: float) -> Scatter:
+        """Return the same scatter everywhere."""
+        return cls(np.zeros(1), np.array([log_sigma]))
+
+    def at(self, predicted_s: Amount) -> Amount:
+        """Return the scatter at predicted times [s]; beyond the measured range it grows with the distance."""
+        logs = np.log(predicted_s)
+        inside = np.interp(logs, self.log_seconds, self.log_sigma)
+        if len(self.log_seconds) == 1:
+            return np.asarray(inside)
+        outside = np.maximum(self.log_seconds[0] - logs, 0) + np.maximum(logs - self.log_seconds[-1], 0)
+        return np.asarray(np.hypot(inside, BEYOND * outside))
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A form with the values, the learned residual and the scatter that hold for one device."""
+
+    form: Form
+    values: Mapping[str, float]
+    scatter: Scatter
+    basis: Basis
+    label: str
+    """Name of its own error source, e.g. "gemm library bf16 on l40s"."""
+    residuals: Mapping[str, Trees] = field(default_factory=dict)
+    """Learned residuals of the device's calibration, read when asked for."""
+    learned: str | None = None
+    """Key of the one that belongs to this kernel."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Further errors by source: how far the values were carried."""
+
+    def time(self, operation: Operation | ExpertLayer, board: Board) -> Estimate:
+        """Return the time of one launch [s], shape of the operation's fields."""
+        value = self.seconds(operation, board)
+        return Estimate(value, {self.label: self.scatter.at(value), **self.errors}, self.basis)
+
+    def seconds(self, operation: Operation | ExpertLayer, board: Board) -> Array:
+        """Return the median time of one launch [s]."""
+        formed = np.asarray(self.form.seconds(operation, board, self.values), dtype=float)
+        trees = self.residuals.get(self.learned) if self.learned else None
+        if trees is None:
+            return formed
+        _, columns = features(operation, board, formed.ravel())
+        return formed * np.exp(trees.predicted(columns)).reshape(formed.shape)

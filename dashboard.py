@@ -10,7 +10,10 @@ from capacity import pages
 from capacity.pages import session, show, sidebar
 
 FOLDER = Path(pages.__file__).parent
-PAGES = {"plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "method": "How sure is this"}
+PAGES = {
+    "plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "accuracy": "Calibration and accuracy",
+    "method": "How sure is this",
+}  # fmt: skip
 
 st.set_page_config(page_title="Capacity planner", page_icon=show.ICON, layout="wide")
 show.style()

@@ -2,11 +2,12 @@
 
     python benchmarks/unseen_encoders.py --seed 7            # calibrates first (about three minutes)
     python benchmarks/unseen_encoders.py --seed 7 --quick    # the one-minute calibration
+    python benchmarks/unseen_encoders.py --seed 7 --engine openvino    # or onnxruntime; eager PyTorch by default
 
-The encoders and shapes are drawn from the seed: other depths, widths, batches and lengths than the suite's, in fp32 and
-in bf16 where the CPU has units for it. Predictions are written to a file before anything of theirs is measured; the
-calibration's SHA-256 stands in it. Each encoder is measured twice, in two separate rounds: the ratio of the two is the
-repeat noise, below which nobody can predict.
+The encoders and shapes are drawn from the seed: other depths, widths, batches and lengths than the suite's, in fp32,
+and in bf16 or int8 where engine and CPU have units for it. Predictions are written to a file before anything of
+theirs is measured; the calibration's SHA-256 stands in it. Each encoder is measured twice, in two separate rounds: the
+ratio of the two is the repeat noise, below which nobody can predict.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from capacity import catalogue
+from capacity.spec.engine import Engine
 from capacity.timing import transfer
 from capacity.timing.band import Estimate
-from kernels import suite
+from kernels import engine_cases, engine_suite, suite
 from kernels.encoders import EncoderShape, encoder_case
-from kernels.timing import Effort, measured
+from kernels.timing import Case, Effort, measured
 from kernels.torch_backend import Backend
 
 TYPES = ("bert", "bert", "xlm-roberta", "gpt2", "llama")
@@ -37,7 +39,7 @@ MOST_PARAMETERS = 120e6
 def drawn(seed: int, count: int, dtypes: tuple[str, ...]) -> list[EncoderShape]:
     """Return `count` encoders drawn from `seed`, none of them in the calibration suite."""
     rng = np.random.default_rng(seed)
-    known = set(suite.ENCODERS + suite.MORE_ENCODERS)
+    known = set(suite.ENCODERS + suite.MORE_ENCODERS + engine_suite.DEEP_ENCODERS)
     shapes: list[EncoderShape] = []
     while len(shapes) < count:
         hidden = int(rng.choice(WIDTHS))
@@ -54,28 +56,36 @@ def drawn(seed: int, count: int, dtypes: tuple[str, ...]) -> list[EncoderShape]:
     return shapes
 
 
-def calibrated(path: Path, *, quick: bool) -> str:
+def calibrated(path: Path, engine: Engine, *, quick: bool) -> str:
     """Run `capacity calibrate` into `path` and return the file's SHA-256."""
-    command = [sys.executable, "-m", "capacity", "calibrate", "--device", "cpu", "--output", str(path)]
+    command = [sys.executable, "-m", "capacity", "calibrate", "--device", "cpu", "--engine", engine]
+    command += ["--output", str(path)]
     subprocess.run(command + (["--quick"] if quick else []), check=True)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def predicted(path: Path, shapes: list[EncoderShape]) -> list[Estimate]:
+def predicted(path: Path, engine: Engine, shapes: list[EncoderShape]) -> list[Estimate]:
     """Return the time of each shape by the frozen calibration [s]."""
     (calibration, profile), *_ = catalogue.calibrations([str(path)])
-    device = transfer.device(profile, "eager", [(calibration, profile)], catalogue.shared())
-    return [device.step(shape.operations()) for shape in shapes]
+    device = transfer.device(profile, engine, [(calibration, profile)], catalogue.shared())
+    return [device.step(shape.operations(engine)) for shape in shapes]
 
 
-def measured_twice(shapes: list[EncoderShape], backend: Backend) -> list[tuple[float, float]]:
+def case_of(shape: EncoderShape, runner: Backend | engine_cases.Engine) -> Case:
+    """Return the case that times one pass of `shape` on what runs it."""
+    if isinstance(runner, Backend):
+        return encoder_case(shape, runner)
+    return engine_cases.encoder_case(shape, runner)
+
+
+def measured_twice(shapes: list[EncoderShape], runner: Backend | engine_cases.Engine) -> list[tuple[float, float]]:
     """Return two medians for each shape, taken in two passes over all of them [s]."""
-    clock, reference = backend.clock(), backend.reference()
+    clock, reference = runner.clock(), runner.reference()
     passes = []
     for _ in range(2):
         medians = []
         for start in range(0, len(shapes), 4):
-            cases = [encoder_case(shape, backend) for shape in shapes[start : start + 4]]
+            cases = [case_of(shape, runner) for shape in shapes[start : start + 4]]
             effort = Effort(rounds=7, round_limit_s=8.0)
             medians += [timing.median_s for timing in measured(cases, reference, clock, effort)]
         passes.append(medians)
@@ -113,24 +123,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--engine", choices=("eager", "onnxruntime", "openvino"), default="eager")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--calibration", type=Path, help="use this calibration instead of running one")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
     wish = parser.parse_args()
     wish.folder.mkdir(parents=True, exist_ok=True)
-    path = wish.calibration or wish.folder / f"unseen_{wish.seed}.yaml"
-    frozen = hashlib.sha256(path.read_bytes()).hexdigest() if wish.calibration else calibrated(path, quick=wish.quick)
-    backend = Backend.local("cpu")
-    shapes = drawn(wish.seed, wish.count, backend.matrix_dtypes())
-    estimates = predicted(path, shapes)
-    predictions = wish.folder / f"unseen_{wish.seed}_predictions.csv"
+    name = f"unseen_{wish.seed}" + ("" if wish.engine == "eager" else f"_{wish.engine}")
+    path = wish.calibration or wish.folder / f"{name}.yaml"
+    if wish.calibration:
+        frozen = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        frozen = calibrated(path, wish.engine, quick=wish.quick)
+    runner, _ = engine_suite.runner(wish.engine, Backend.local("cpu"), quick=wish.quick)
+    shapes = drawn(wish.seed, wish.count, runner.matrix_dtypes())
+    estimates = predicted(path, wish.engine, shapes)
+    predictions = wish.folder / f"{name}_predictions.csv"
     lines = [f"{shape.name},{float(item.value)}" for shape, item in zip(shapes, estimates, strict=True)]
     predictions.write_text(
         "\n".join([f"# calibration sha256 {frozen}", "encoder,predicted_s", *lines]) + "\n", encoding="utf-8"
     )
     print(f"calibration {path} sha256 {frozen[:16]}…; predictions in {predictions}; measuring {len(shapes)} encoders")
-    times = measured_twice(shapes, backend)
-    report(shapes, estimates, times, wish.folder / f"unseen_{wish.seed}.csv")
+    times = measured_twice(shapes, runner)
+    report(shapes, estimates, times, wish.folder / f"{name}.csv")
     if hashlib.sha256(path.read_bytes()).hexdigest() != frozen:
         sys.exit("the calibration changed after it was frozen")
 

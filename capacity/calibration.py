@@ -30,7 +30,7 @@ from capacity.timing.calibrate import LEAST_ROWS
 from capacity.timing.form import Board, MissingFactError
 from capacity.timing.forms import form_of, named
 from capacity.timing.kernel import Kernel, Key
-from capacity.timing.learn import Rows, learned
+from capacity.timing.learn import LEAST_TREE_ROWS, Rows, learned
 from capacity.timing.residual import Trees
 from capacity.timing.tables import TABLES
 from capacity.work.measurement import Measurement
@@ -92,6 +92,10 @@ def _compositions(
     return tuple(part for part in parts if part is not None)
 
 
+FAR = 0.3
+"""Log standard deviation of a carried-over kernel at which a relative's numbers are no better than any device's [1]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known before a table is read: calibrations with their devices, and what devices share."""
@@ -151,11 +155,17 @@ def kernel_fit(
         The family's constants, if they are known: then only the device's own numbers are fitted.
     """
     operation, family, dtype, stored = key
-    form = named(form_of(operation, family, dtype), family)
+    form = named(form_of(operation, family), family)
     known = (dict(prior.values) if prior else {}) | (dict(shared.values) if shared else {})
-    start = [parameter.started_at(known.get(parameter.name, parameter.start)) for parameter in form.parameters]
+    carried_sigma = math.hypot(*prior.errors.values()) if prior else 1.0
+    closeness = min(1.0, carried_sigma / FAR)
+    start = [
+        parameter.started_at(known.get(parameter.name, parameter.start), closeness) for parameter in form.parameters
+    ]
     fixed = frozenset(shared.values) if shared else frozenset()
-    widest = math.hypot(prior.scatter.log_sigma.max(), *prior.errors.values()) if prior else 0.0
+    widest = math.hypot(float(np.median(prior.scatter.log_sigma)), carried_sigma) if prior else 0.0
+    if prior is not None and len(rows) < LEAST_TREE_ROWS:
+        rows = rows.corrected(prior)
     found = learned(form, rows, start, fixed, widest)
     name = "/".join(dict.fromkeys(key))
     fit = KernelFit(

@@ -1,4 +1,7 @@
-"""Figures from plan records: the only file that imports plotly. Axes name their units; colors suit color-blind eyes."""
+"""Figures from plan records. Axes name their units; colors suit color-blind eyes.
+
+With `charts_accuracy` the only file that imports plotly.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ BYTES_PER_GB = 1e9
 MS_PER_S = 1e3
 NEAR = 2.0
 """An objective farther than this many times the latency would squeeze the bars."""
+MANY = 2000
+"""Points from which the graphics card draws them: a browser stalls on as many shapes."""
 
 
 def cost_bars(plan: Plan) -> Figure:
@@ -54,7 +59,7 @@ def cost_bars(plan: Plan) -> Figure:
     figure.update_layout(barmode="stack")
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, range=[-0.5, len(names) - 0.5])
     figure.update_yaxes(rangemode="tozero")
-    return _styled(figure, "What it costs a month", "", "Cost [USD/month], bar: P10 to P90")
+    return styled(figure, "What it costs a month", "", "Cost [USD/month], bar: P10 to P90")
 
 
 def _add_cost_range(figure: Figure, pairs: Sequence[tuple[str, Option]]) -> None:
@@ -105,7 +110,7 @@ def latency_bars(option: Option, objective_s: float | None = None) -> Figure:
     figure.update_yaxes(autorange="reversed")
     named = ", ".join(f"{name} {text(place, 'seconds')}" for name, place in known.items())
     title = f"Where a request's time goes on {option.name}" + (f" ({named})" if named else "")
-    return _styled(figure, title, "Time since arrival [ms], bar: 90 % band", "")
+    return styled(figure, title, "Time since arrival [ms], bar: 90 % band", "")
 
 
 def _parts(option: Option) -> list[tuple[str, str, float, tuple[float, float] | None]]:
@@ -140,7 +145,7 @@ def memory_bars(option: Option) -> Figure:
     _add_available(figure, option)
     figure.update_layout(barmode="stack")
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, f"Memory of one {option.name}", "Memory of one device [GB]", "")
+    return styled(figure, f"Memory of one {option.name}", "Memory of one device [GB]", "")
 
 
 def _add_available(figure: Figure, option: Option) -> None:
@@ -174,11 +179,12 @@ def predicted_measured(frame: Mapping[str, ArrayLike], unit: str = "s") -> Figur
     hardware = np.asarray(frame["hardware"], str)
     usable = np.isfinite(measured) & np.isfinite(predicted) & (measured > 0) & (predicted > 0)
     figure = go.Figure()
+    add = figure.add_scattergl if usable.sum() > MANY else figure.add_scatter
     for name, color, symbol in zip(
         dict.fromkeys(hardware[usable].tolist()), cycle(PALETTE), cycle(SYMBOLS), strict=False
     ):
         mine = usable & (hardware == name)
-        figure.add_scatter(
+        add(
             name=name, x=measured[mine].tolist(), y=predicted[mine].tolist(), mode="markers",
             marker={"color": color, "symbol": symbol}, error_y=_band(predicted[mine], low[mine], high[mine], color),
             hovertemplate=f"measured %{{x:.3g}} {unit}, predicted %{{y:.3g}} {unit}",
@@ -189,7 +195,7 @@ def predicted_measured(frame: Mapping[str, ArrayLike], unit: str = "s") -> Figur
     left = int(len(measured) - usable.sum())
     title = f"Predicted against measured: {text(int(usable.sum()), 'count')} rows"
     title += f", {text(left, 'count')} left out without a positive pair" if left else ""
-    return _styled(figure, title, f"Measured [{unit}]", f"Predicted [{unit}], bar: 90 % band")
+    return styled(figure, title, f"Measured [{unit}]", f"Predicted [{unit}], bar: 90 % band")
 
 
 def _band(
@@ -230,7 +236,7 @@ def history_lines(rows: Sequence[Mapping[str, Any]]) -> Figure:
         )  # fmt: skip
     figure.add_hline(y=1.0, line_dash="dash", line_color=INK)
     title = "Time of the kernels since the first run (● pass, × fail, ○ inconclusive, ◆ calibration)"
-    return _styled(figure, title, "Time of the run [UTC]", "Time over that of the first run [1]")
+    return styled(figure, title, "Time of the run [UTC]", "Time over that of the first run [1]")
 
 
 def _names(options: Sequence[Option]) -> list[str]:
@@ -244,7 +250,8 @@ def _colors(names: Mapping[str, None], known: Mapping[str, str]) -> dict[str, st
     return {name: known.get(name) or next(spare) for name in names}
 
 
-def _styled(figure: Figure, title: str, x: str, y: str) -> Figure:
+def styled(figure: Figure, title: str, x: str, y: str) -> Figure:
+    """Return the figure with its title, the names of its axes (units included) and the look of all figures."""
     figure.update_layout(
         title=title, template="plotly_white", font={"color": INK, "family": "system-ui, sans-serif"},
         margin={"l": 10, "r": 10, "t": 50, "b": 10}, legend={"orientation": "h", "y": -0.25, "traceorder": "normal"},

@@ -112,7 +112,7 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("--output", "-O", help="Default calibrations/<machine>.yaml.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Raw samples (JSON Lines); an existing file is resumed.")] = None,
     from_table: Annotated[list[str] | None, typer.Option("--from", help="Fit a measurement table instead.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Kind of each --from table: gemm or attention.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Kind of each --from table, e.g. gemm.")] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", "-H", help="Device of the table's rows to fit.")] = None,
     engine: Annotated[
         list[str] | None,
@@ -129,13 +129,13 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Time the real kernels on this machine (or read a table) and fit the efficiencies that plans use."""
-    from capacity.commands import checking, measuring, outputs
+    from capacity.commands import checking, fitting, measuring, outputs
 
     exports = measuring.Exports(benchmark_json=benchmark_json, bmf=bmf, history=history)
     drawing = plot is not None and check is None
     outputs.refuse_mixture(exports, plot, table=bool(from_table), check=check is not None)
     if from_table:
-        code = measuring.calibrate_from_tables(
+        code = fitting.calibrate_from_tables(
             from_table, kind or [], hardware, (engine or ["fused"])[-1], output, as_json=as_json
         )
     elif drawing:
@@ -159,7 +159,7 @@ def calibrate(
 @app.command()
 def validate(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet of measurements.")],
-    kind: Annotated[str, typer.Option("--kind", "-k", help="encoder, gemm or attention.")],
+    kind: Annotated[str, typer.Option("--kind", "-k", help="gemm, attention, moe, collective, encoder, …")],
     output: Annotated[Path | None, typer.Option("--output", "-O", help="Table of predictions, CSV or Parquet.")] = None,
     calibration: CalibrationFile = None,
     max_median_error: Annotated[str | None, typer.Option(help="Gate: exit 1 above, e.g. 15%.")] = None,
@@ -168,13 +168,13 @@ def validate(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Hold predictions against your measurements: errors and band coverage by hardware. Exit 1 if a gate fails."""
-    from capacity.commands import measuring
+    from capacity.commands import validating
 
-    wish = measuring.Check(
+    wish = validating.Check(
         table=table, kind=kind, output=output, calibration=tuple(calibration or ()), plot=plot,
         max_median_error=max_median_error, min_share=min_share,
     )  # fmt: skip
-    raise typer.Exit(measuring.validate_table(wish, as_json=as_json))
+    raise typer.Exit(validating.validate_table(wish, as_json=as_json))
 
 
 @hardware_app.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from capacity.errors import CapacityError
-from kernels.nvml import NvmlUnavailableError, asked, gpu_name, handle_of, session
+from kernels.nvml import (
+    CLOCK_REASONS,
+    SLOWDOWNS,
+    SM_CLOCK,
+    NvmlUnavailableError,
+    asked,
+    clock_reasons,
+    gpu_name,
+    handle_of,
+    session,
+)
 
 SAMPLE_S = 0.05
 """Distance of two samples where a board has no energy counter: 20 Hz."""
@@ -140,6 +151,65 @@ class NvmlMonitor:
                 self._sample()
             except NotMeasuredError:
                 return  # kept in `_failure`; the next reading says it
+
+
+@dataclass(slots=True)
+class ClockLog:
+    """SM clock of a GPU and what held it down, noted while it works; the first half of the notes is settling.
+
+    Attributes
+    ----------
+    api, handle
+        The module to ask, and NVML's handle of the GPU.
+    notes
+        (clock [Hz] or None, bits of `nvml.CLOCK_REASONS`) of each moment.
+    """
+
+    api: Any
+    handle: Any
+    notes: list[tuple[float | None, int]] = field(default_factory=list)
+
+    def note(self) -> None:
+        """Note the clock and the reasons of this moment."""
+        mhz = asked(self.api, "nvmlDeviceGetClockInfo", self.handle, SM_CLOCK)
+        self.notes.append((None if mhz is None else mhz * 1e6, clock_reasons(self.api, self.handle)))
+
+    @property
+    def clock_hz(self) -> float | None:
+        """Median clock once it had settled [Hz]; None where the card does not tell it."""
+        known = [clock_hz for clock_hz, _ in self._settled if clock_hz is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What held the clock down once it had settled; waiting for work does not count."""
+        return tuple(name for bit, name in CLOCK_REASONS.items() if bit > 1 and self._bits & bit)
+
+    @property
+    def slowdowns(self) -> tuple[str, ...]:
+        """Those of the reasons that are no part of normal work: what was measured then is not what the card can do."""
+        return tuple(name for bit, name in CLOCK_REASONS.items() if bit & SLOWDOWNS and self._bits & bit)
+
+    @property
+    def said(self) -> str:
+        """The log in words, empty when nothing could be read."""
+        if self.clock_hz is None:
+            return ""
+        highest_mhz = asked(self.api, "nvmlDeviceGetMaxClockInfo", self.handle, SM_CLOCK)
+        most = f" of at most {highest_mhz / 1e3:.4g}" if highest_mhz else ""
+        held = f", held down by {' and '.join(self.reasons)}" if self.reasons else ""
+        return f"SM clock {self.clock_hz / 1e9:.4g}{most} GHz{held}"
+
+    @property
+    def _settled(self) -> list[tuple[float | None, int]]:
+        return self.notes[len(self.notes) // 2 :]
+
+    @property
+    def _bits(self) -> int:
+        bits = 0
+        for _, more in self._settled:
+            bits |= more
+        return bits
 
 
 class RaplMonitor:

@@ -13,6 +13,17 @@ from typing import Any
 
 from capacity.errors import CapacityError
 
+SM_CLOCK, MEMORY_CLOCK = 1, 2
+"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+CLOCK_REASONS = {
+    0x01: "nothing to do", 0x02: "the clocks that were set", 0x04: "the power cap", 0x08: "a hardware slowdown",
+    0x10: "the clocks of other GPUs (sync boost)", 0x20: "a software thermal slowdown",
+    0x40: "a hardware thermal slowdown", 0x80: "the power brake", 0x100: "the display's clocks",
+}  # fmt: skip
+"""Bits of nvmlDeviceGetCurrentClocksEventReasons → what holds the clock down."""
+SLOWDOWNS = 0x08 | 0x20 | 0x40 | 0x80
+"""Those that are no part of normal work: heat, and a power supply that asks for less. The power cap is."""
+
 
 class NvmlUnavailableError(CapacityError):
     """NVML cannot be used here; says why."""
@@ -61,6 +72,15 @@ def asked(api: Any, function: str, *arguments: object) -> Any:  # noqa: ANN401
         return getattr(api, function)(*arguments)
     except (AttributeError, api.NVMLError):
         return None
+
+
+def clock_reasons(api: Any, handle: Any) -> int:  # noqa: ANN401
+    """Return what holds the clock down at this moment, in bits of `CLOCK_REASONS`; 0 where the card does not say."""
+    for function in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+        bits = asked(api, function, handle)
+        if bits is not None:
+            return int(bits)
+    return 0
 
 
 def handle_of(api: Any, index: int) -> Any:  # noqa: ANN401

@@ -69,6 +69,8 @@ class Case:
     """Set for whole models: they check the sum of their operations and take no part in the fit of single ones."""
     calls: int = 1
     """Times that one run executes `operations`: graphs hold copies, to spread what a call of an engine costs."""
+    alone: bool = False
+    """Timed by itself: it changes the clocks that neighbors in a batch would run at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Timing:
     quiet_s: float
     inner: int
     warmup_calls: int
+    note: str = ""
+    """What was unusual about running it, e.g. why its launches were not replayed as a graph."""
 
     @property
     def contaminated(self) -> tuple[bool, ...]:
@@ -178,4 +182,7 @@ def measured(cases: Sequence[Case], reference: Run, clock: Clock, effort: Effort
             before = after
     quiet = float(np.quantile([probe for row in probes for probe in row], 0.25))
     for index, case in enumerate(cases):
-        yield Timing(case.name, tuple(samples[index]), tuple(probes[index]), quiet, inner[index], warm[index][1])
+        yield Timing(
+            case.name, tuple(samples[index]), tuple(probes[index]), quiet, inner[index], warm[index][1],
+            note=str(getattr(runs[index], "note", "")),
+        )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from capacity import catalogue
 from capacity.errors import UnknownNameError
 from capacity.timing import experts as form_of_experts
-from capacity.timing.experts import EXPERTS, PRECISION, arriving, family, gated, precision
+from capacity.timing.experts import EXPERTS, PRECISION, arriving, family, form, gated, precision
 from capacity.timing.fit import Sample, fitted
 from capacity.timing.form import Board
 from capacity.work.expert_layer import CLASSES, ExpertLayer, PowerLaw, expected_load
@@ -159,6 +159,14 @@ def test_many_tokens_run_at_the_rate_and_few_at_the_bandwidth():
     few = layer(tokens=16, intermediate=14336)  # 128 experts of 352 MB
     reading = few.load.hit * few.weight_bytes / (values["memory"] * h100.bandwidth)
     assert 1.0 < time(few) / reading < 1.1
+
+
+def test_warp_level_kernels_gain_nothing_from_newer_matrix_units():
+    marlin, full = form("marlin"), layer(tokens=1e6, weight_dtype="int4")
+    a100, b200 = (marlin.seconds(full, board(name), marlin.typical) for name in ("a100-sxm-80gb", "b200-sxm"))
+    assert a100 / b200 == pytest.approx(4e12 * 148 / 312e12, rel=0.1)  # SMs times 4e12 against the A100's own rate
+    assert b200 > 2 * time(full, "b200-sxm")
+    np.testing.assert_allclose(a100, time(full, "a100-sxm-80gb"))
 
 
 def test_options_order_as_they_must():

@@ -7,20 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from capacity import calibration as calibrations
 from capacity import catalogue, files
-from capacity.commands.planning import console, share
+from capacity.commands.planning import console
 from capacity.errors import InputError, Problem, UnknownNameError
 from capacity.spec.calibration import Calibration
 from capacity.spec.engine import PROCESSOR_ENGINES, Engine
 
 if TYPE_CHECKING:
-    import pandas as pd
 
     from kernels.run import Samples
     from kernels.timing import Case, Runner
@@ -104,7 +103,7 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
         reasons = (*watch.reasons, *disturbance.contaminated(samples.judged(), "this run"))
         timed = outputs.Timed(cases, samples, fingerprint, backend.device, wish.engine)
         outputs.export(wish.exports, timed, "calibrate", {"disturbed": reasons})
-    _said(fitted, output, as_json=as_json)
+    report_fit(fitted, output, as_json=as_json)
     if cut_short:
         said = f"interrupted: fitted to what was measured; continue with --samples {path}"
         console(stderr=True).print(said, style="yellow", markup=False, soft_wrap=True)
@@ -144,62 +143,27 @@ def timed_with_bar(
     return False
 
 
-def calibrate_from_tables(
-    paths: Sequence[str], kinds: Sequence[str], hardware: str | None, engine: str, output: Path | None, *, as_json: bool
-) -> int:
-    """Fit the rows of one device in measurement tables and write the calibration."""
-    from capacity.validate import checked, read_table
-
-    if hardware is None:
-        raise InputError("--from needs --hardware ID: the device whose rows are fitted")
-    if len(kinds) != len(paths):
-        raise InputError(f"{len(paths)} --from tables need as many --kind, got {len(kinds)}")
-    if engine not in {"fused", "eager"}:
-        raise UnknownNameError("engine", engine, ("fused", "eager"))
-    for kind in kinds:
-        if kind not in {"gemm", "attention"}:
-            raise UnknownNameError("kind", kind, ("gemm", "attention"))
-    profile = catalogue.hardware(hardware)
-    tables = [(path, kind, checked(read_table(path), kind, path)) for path, kind in zip(paths, kinds, strict=True)]
-    unmeasured = [path for path, _, frame in tables if "latency_us" not in frame]
-    if unmeasured:
-        raise InputError([Problem(path, "a fit needs column 'latency_us': what was measured") for path in unmeasured])
-    tables = [(path, kind, _usable(path, kind, frame)) for path, kind, frame in tables]
-    fitted = calibrations.from_table(tables, profile, cast(Literal["eager", "fused"], engine), date.today())
-    target = files.write_text(output or FOLDER / f"{fitted.id}.yaml", calibrations.to_yaml(fitted))
-    _said(fitted, target, as_json=as_json)
-    return 0
-
-
-def _usable(path: str, kind: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that can be fitted; say on standard error how many cannot, and why."""
-    from capacity.validate import usable
-
-    rows, left_out = usable(frame, kind)
-    for reason, count in left_out.items():
-        said = f"{path}: rows left out: {count:,} ({reason})"
-        console(stderr=True).print(said, style="yellow", markup=False, soft_wrap=True)
-    return rows
-
-
-def _said(fitted: Calibration, path: Path, *, as_json: bool) -> None:
+def report_fit(fitted: Calibration, path: Path, *, as_json: bool) -> None:
+    """Print a calibration that was written to `path`: what was fitted, and how wrong it is on what was held out."""
     if as_json:
         print(json.dumps({"file": str(path), **fitted.model_dump(mode="json", exclude_none=True)}))
         return
-    table = Table(
-        "operation",
-        "dtype",
-        "of rate",
-        "of bandwidth",
-        "t0 [µs]",
-        "held-out error",
-        "rows",
-        title=f"{fitted.id}: fitted",
-    )
-    for row in fitted.efficiencies:
-        shares = (f"{row.flop_efficiency:.3g}", f"{row.bandwidth_efficiency:.3g}", f"{row.t0 * 1e6:.3g}")
-        table.add_row(row.operation, row.dtype, *shares, f"{row.median_error:.1%}", str(row.rows))
-    screen.print(table)
+    if fitted.efficiencies:
+        headings = ("operation", "dtype", "of rate", "of bandwidth", "t0 [µs]", "held-out error", "rows")
+        table = Table(*headings, title=f"{fitted.id}: fitted")
+        for row in fitted.efficiencies:
+            shares = (f"{row.flop_efficiency:.3g}", f"{row.bandwidth_efficiency:.3g}", f"{row.t0 * 1e6:.3g}")
+            table.add_row(row.operation, row.dtype, *shares, f"{row.median_error:.1%}", str(row.rows))
+        screen.print(table)
+    if fitted.kernels:
+        columns = ("operation", "kernels", "dtype", "values", "median error left out", "mean", "rows", "residual")
+        table = Table(*columns, title=f"{fitted.id}: kernel families")
+        for fit in fitted.kernels:
+            values = ", ".join(f"{name} {value:.3g}" for name, value in fit.values.items())
+            dtypes = fit.dtype if fit.weight_dtype is None else f"{fit.dtype}, {fit.weight_dtype}"
+            errors = (f"{fit.median_error:.1%}", f"{fit.mean_error:.1%}", f"{fit.rows:,}")
+            table.add_row(fit.operation, fit.family, dtypes, values, *errors, "learned" if fit.learned else "–")
+        screen.print(table)
     for part in fitted.composition:
         screen.print(
             f"whole models, {part.mode}: {part.launch * 1e6:.3g} µs a launch, ×{part.slowdown:.3g}; "
@@ -207,71 +171,3 @@ def _said(fitted: Calibration, path: Path, *, as_json: bool) -> None:
         )
     power = fitted.power if isinstance(fitted.power, str) else f"{fitted.power.busy:.0f} W busy ({fitted.power.method})"
     screen.print(f"power: {power}; cases that did not settle: {len(fitted.unstable)}; written to {path}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """What the user asked `capacity validate` for."""
-
-    table: Path
-    kind: str
-    output: Path | None
-    calibration: tuple[str, ...]
-    plot: Path | None
-    max_median_error: str | None
-    min_share: str
-
-
-def validate_table(wish: Check, *, as_json: bool) -> int:
-    """Predict every row of a table, print the errors, and apply the gates."""
-    from capacity import validate
-
-    if wish.kind not in validate.KINDS:
-        raise UnknownNameError("kind", wish.kind, validate.KINDS)
-    most = None if wish.max_median_error is None else share("--max-median-error", wish.max_median_error, 0)
-    least = share("--min-share", wish.min_share, 0, 1)
-    frame = validate.checked(validate.read_table(wish.table), wish.kind, str(wish.table))
-    context = validate.Context(calibrations=catalogue.calibrations(wish.calibration), shared=catalogue.shared())
-    found = validate.predictions(frame, wish.kind, context)
-    figures = validate.summary(found, wish.kind, len(frame))
-    if wish.output is not None:
-        _write_frame(found, wish.output)
-    if wish.plot is not None:
-        from capacity import charts
-
-        shown = {str(name): found[name].to_numpy() for name in ("measured", "predicted", "low", "high", "hardware")}
-        unit = found["target"].iloc[0].rsplit("_", 1)[-1] if len(found) else "s"
-        files.write_text(wish.plot, charts.page(charts.predicted_measured(shown, unit)))
-    if as_json:
-        print(json.dumps(figures))
-    else:
-        _show_figures(figures)
-    failures = validate.gate(figures, most, least)
-    for failure in failures:
-        console(stderr=True).print(f"gate failed: {failure}", style="red")
-    return 1 if failures else 0
-
-
-def _write_frame(frame: Any, path: Path) -> None:  # noqa: ANN401  (pandas is imported lazily)
-    if path.suffix == ".parquet":
-        files.write_bytes(path, frame.to_parquet(index=False))
-    else:
-        files.write_text(path, frame.to_csv(index=False))
-
-
-def _show_figures(figures: dict[str, Any]) -> None:
-    headings = ("hardware", "target", "predicted", "median error", "mean", "P90", "bias", "90 % band holds", "high/low")
-    table = Table(*headings, title=f"{figures['kind']}: {figures['rows']:,} rows")
-    rows = [("all", figures["targets"]), *figures["by_hardware"].items()]
-    for name, targets in rows:
-        for target, values in targets.items():
-            shown = [_share(values[key]) for key in ("median_ape", "mean_ape", "p90_ape", "bias", "band_coverage")]
-            width = "–" if values["band_width"] is None else f"{values['band_width']:.2f}×"
-            table.add_row(name, target, f"{values['predicted']:,}", *shown, width)
-    screen.print(table)
-    for reason, count in figures["refused"].items():
-        screen.print(f"refused {count:,}: {reason}", style="yellow", markup=False)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

@@ -6,16 +6,23 @@ Each key holds the day (prices age) and a stamp of the files, so an edited YAML 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import pandas as pd
 import streamlit as st
 import yaml
 
-from capacity import catalogue, documents, planner
+from capacity import catalogue, documents, planner, validate
+from capacity.errors import InputError, Problem
 from capacity.pages import state
 from capacity.pages.state import View
 from capacity.plan import Plan
-from capacity.report import csv_report, html, json_report, markdown
+from capacity.report import csv_report, html, json_report, markdown, residuals
+from capacity.report.residuals import Points
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
 from capacity.spec.scenario import Scenario
@@ -26,6 +33,18 @@ Stamp = tuple[int, int]
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Predictions held against a table; shared between reruns, so nobody changes it."""
+
+    frame: pd.DataFrame
+    """The long format of `capacity.validate.predictions`."""
+    figures: Mapping[str, Any]
+    """Those of `capacity.validate.summary`."""
+    points: Mapping[str, Points]
+    """What charts draw, by target."""
+
+
 def stamp() -> Stamp:
     """Return how many files the catalogues hold and when the newest changed [ns]."""
     paths = [path for kind in KINDS for folder in documents.folders(kind) for path in folder.glob("*.*")]
@@ -34,7 +53,7 @@ def stamp() -> Stamp:
 
 def scenario(view: View) -> Scenario:
     """Return the validated scenario of a view."""
-    return _scenario(view, stamp())
+    return _scenario(view.question, stamp())
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
@@ -44,7 +63,7 @@ def _scenario(view: View, at: Stamp) -> Scenario:
 
 def plan(view: View) -> Plan:
     """Return the plan of a view: the same that `capacity plan` prints for `state.command(view)`."""
-    return _plan(view, stamp(), date.today())
+    return _plan(view.question, stamp(), date.today())
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
@@ -126,3 +145,44 @@ def report(view: View, kind: str) -> str:
     answer = plan(view)
     forms = {"html": html.render, "markdown": markdown.render, "csv": csv_report.options, "json": json_report.dumps}
     return forms[kind](answer)
+
+
+def validation(content: bytes, name: str, kind: str) -> Validation:
+    """Return the predictions for an uploaded table of a kind.
+
+    Raises
+    ------
+    InputError
+        When `content` is no CSV or Parquet table, lacks columns, or holds no rows.
+    """
+    return _validation(content, name, kind, stamp())
+
+
+@st.cache_resource(max_entries=4, show_spinner="Predicting every row …")
+def _validation(content: bytes, name: str, kind: str, at: Stamp) -> Validation:
+    frame = validate.checked(_table(content, name), kind, name)
+    context = validate.Context(calibrations=_calibrations(at), shared=_shared(at))
+    found = validate.predictions(frame, kind, context)
+    wanted = (*residuals.NUMBERS, "hardware")
+    targets = {target: found[found["target"] == target] for target in validate.KINDS[kind].targets}
+    points = {
+        target: residuals.points({column: part[column].to_numpy() for column in wanted})
+        for target, part in targets.items()
+    }
+    return Validation(found, validate.summary(found, kind, len(frame)), points)
+
+
+def _table(content: bytes, name: str) -> pd.DataFrame:
+    """Return the rows of an uploaded file; what is wrong with them is said with the name it was uploaded by."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"table.{'parquet' if name.casefold().endswith('.parquet') else 'csv'}"
+        path.write_bytes(content)
+        try:
+            return validate.read_table(path)
+        except InputError as error:
+            raise InputError([Problem(name, problem.what) for problem in error.problems]) from None
+
+
+def long_csv(found: Validation) -> str:
+    """Return every row with its prediction as CSV."""
+    return str(found.frame.to_csv(index=False))

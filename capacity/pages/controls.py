@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from capacity.pages.state import path_of
-from capacity.spec.hardware import Dtype
 from capacity.spec.engine import Engine
+from capacity.spec.hardware import Dtype
 from capacity.spec.scenario import HostStage, Objective, Pricing, Scenario
 from capacity.units import text
 
@@ -77,7 +77,10 @@ MAX_BATCH = Steps(
 )  # fmt: skip
 ENGINE = Choice(
     path="engine", label="Engine", words=get_args(Engine),
-    explanation="fused: element-wise work is merged as compiled engines do; eager: PyTorch modules one by one.",
+    explanation=(
+        "fused: element-wise work is merged as compiled engines do; eager: PyTorch modules one by one; onnxruntime and "
+        "openvino: on processors only."
+    ),
 )  # fmt: skip
 TERM = Choice(
     path="pricing.term", label="Price term", words=get_args(Pricing.model_fields["term"].annotation),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from capacity.pages import cached, session, show, sidebar
 from capacity.pages.state import View
 from capacity.plan import Plan
-from capacity.report.cells import Missing, Table
 from capacity.report.devices import devices_table, facts_table
 from capacity.report.table import options_table
 
@@ -21,9 +18,6 @@ SHOWN = (
     "latency_quantile_s", "missed", "memory_bytes", "memory_bandwidth_bytes_per_s", "half_flop_per_s", "power_w",
     "bound", "basis", "origin", "missing_price",
 )  # fmt: skip
-
-
-MANY, MOST_PIXELS, NOTHING = 15, 560, "–"
 
 
 def page() -> None:
@@ -35,8 +29,10 @@ def page() -> None:
     sidebar.hardware(view, "Devices to compare")
     content = devices_table(plan, {item.id: item for item in cached.compared(view).values()})
     st.subheader(f"{len(plan.options)} devices compared", anchor="devices")
-    st.caption(f"Click a heading to sort. {NOTHING}: no fleet meets the objective, or nobody published the number.")
-    _sortable(content)
+    st.caption(
+        f"Click a heading to sort. {show.NOTHING}: no fleet meets the objective, or nobody published the number."
+    )
+    show.sortable(content, SHOWN)
     _missed(plan)
     _facts(plan, view)
 
@@ -54,21 +50,6 @@ def _presets(view: View) -> None:
 
 def _compare(names: tuple[str, ...], view: View) -> View:
     return replace(view, hardware=names, option="")
-
-
-def _sortable(content: Table) -> None:
-    """Draw the table so that a click sorts it by the number, not by its text."""
-    columns = [column for key in SHOWN for column in content.columns if column.key == key]
-    frame = pd.DataFrame(
-        {c.label: [None if isinstance(row[c.key], Missing) else row[c.key] for row in content.rows] for c in columns}
-    )
-    formats: dict[Any, Any] = {c.label: c.shown for c in columns if c.dimension != "text"}
-    pinned = {columns[0].label: st.column_config.TextColumn(pinned=True)}
-    shown = frame.style.format(formats, na_rep=NOTHING)
-    if len(frame) > MANY:
-        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING, height=MOST_PIXELS)
-    else:
-        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING)
 
 
 def _missed(plan: Plan) -> None:

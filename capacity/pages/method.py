@@ -1,11 +1,10 @@
-"""How sure the answer is: the words, the calibrations in use with their held-out errors, the formulas."""
+"""How sure the answer is: the words, what makes its times unsure, the formulas. Calibrations: the page `accuracy`."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from capacity.pages import cached, session, show
-from capacity.pages.state import View
 from capacity.plan import Option
 from capacity.report import accuracy
 from capacity.report.markdown import escaped
@@ -26,7 +25,7 @@ def page() -> None:
     option = session.option_input(plan, view)
     if option:
         _errors(option)
-        _calibration(option, view)
+    _assumed()
     st.subheader("Formulas", anchor="formulas")
     show.table(accuracy.formulas_table())
 
@@ -38,16 +37,7 @@ def _errors(option: Option) -> None:
         show.table(content, height=420)
 
 
-def _calibration(option: Option, view: View) -> None:
-    device = cached.device(view, option.hardware)
-    st.subheader(escaped(f"Efficiencies used for {option.name}"), anchor="efficiencies")
-    st.caption(escaped(f"From {device.origin}. Errors are those of rows held out of the fit; 0 measurements: assumed."))
-    show.table(accuracy.efficiencies_table(device), height=420)
-    show.table(accuracy.compositions_table(device))
-    for calibration, _ in cached.calibrations():
-        if device.origin.startswith(calibration.id):
-            with st.expander(f"Where calibration {escaped(calibration.id)} comes from"):
-                show.table(accuracy.calibration_table(calibration))
+def _assumed() -> None:
     with st.expander("What holds where nobody measured"):
         st.markdown(escaped(f"{cached.shared().source} ({cached.shared().date})"))
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
@@ -50,6 +51,12 @@ def change(edit: Callable[[View], View]) -> None:
         memory[PROBLEMS] = list(error.problems)
     except CapacityError as error:
         memory[PROBLEMS] = [Problem("", str(error))]
+
+
+def bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
+    """Make the input `key` show `value`; return what hands to `edit` whatever a person makes of it."""
+    st.session_state[key] = value
+    return lambda: change(lambda view: edit(view, st.session_state[key]))
 
 
 def option_input(plan: Plan, view: View) -> Option | None:

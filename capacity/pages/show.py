@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from capacity.plan import Plan
@@ -12,7 +14,12 @@ from capacity.report import sentence
 from capacity.report.cells import Cell, Column, Missing, Row, Table
 from capacity.report.markdown import escaped
 
-__all__ = ["answer", "bullets", "card", "doubts", "escaped", "style", "table"]
+__all__ = ["NOTHING", "answer", "bullets", "card", "doubts", "escaped", "sortable", "style", "table"]
+
+MANY, MOST_PIXELS = 15, 560
+"""Rows from which a sortable table scrolls, and its height then."""
+NOTHING = "–"
+"""Stands where there is no number."""
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path fill="#2f5d8a" d="M1 9h4v6H1z"/>'
@@ -125,6 +132,27 @@ def _marks(column: Column, cell: Cell = "", text: str = "") -> str:
     marks = {"number": number, "missing": missing, "long": len(text) > 40, "short": 0 < len(text) <= 24}
     names = " ".join(name for name, holds in marks.items() if holds)
     return f' class="{names}"' if names else ""
+
+
+def sortable(content: Table, keep: Sequence[str] = ()) -> None:
+    """Draw a table so that a click on a heading sorts it by the number, not by its text.
+
+    Parameters
+    ----------
+    keep
+        Keys of the columns to show, in that order; all by default.
+    """
+    columns = [column for key in keep for column in content.columns if column.key == key] or list(content.columns)
+    frame = pd.DataFrame(
+        {c.label: [None if isinstance(row[c.key], Missing) else row[c.key] for row in content.rows] for c in columns}
+    )
+    formats: dict[Any, Any] = {c.label: c.shown for c in columns if c.dimension != "text"}
+    pinned = {columns[0].label: st.column_config.TextColumn(pinned=True)}
+    shown = frame.style.format(formats, na_rep=NOTHING)
+    if len(frame) > MANY:
+        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING, height=MOST_PIXELS)
+    else:
+        st.dataframe(shown, hide_index=True, column_config=pinned, placeholder=NOTHING)
 
 
 def card(label: str, value: str, captions: Sequence[str], explanation: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
@@ -39,16 +38,10 @@ def show(view: View, pages: Sequence[st.Page], here: st.Page) -> None:
             _command(view)
 
 
-def _bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
-    """Make the input `key` show `value`; return what hands to `edit` whatever a person makes of it."""
-    st.session_state[key] = value
-    return lambda: session.change(lambda view: edit(view, st.session_state[key]))
-
-
 def _scenario(view: View) -> None:
     names = list(dict.fromkeys((*documents.catalogue("scenarios"), state.default().scenario, view.scenario)))
     st.selectbox(
-        "Scenario", names, key="scenario", on_change=_bound("scenario", view.scenario, _opened),
+        "Scenario", names, key="scenario", on_change=session.bound("scenario", view.scenario, _opened),
         help="A recommender, its traffic, objective, training and batch work.",
     )  # fmt: skip
     if view.text:
@@ -57,7 +50,7 @@ def _scenario(view: View) -> None:
         st.multiselect(
             "What-ifs and domains", cached.choices(view), key="overrides", placeholder="none",
             help="Named changes, applied from left to right.",
-            on_change=_bound("overrides", list(view.overrides), _overridden),
+            on_change=session.bound("overrides", list(view.overrides), _overridden),
         )  # fmt: skip
 
 
@@ -118,7 +111,10 @@ def _typed(quantity: Quantity, found: Scenario) -> None:
     shown = state.written(float(now), quantity.dimension) if isinstance(now, int | float) else str(now)
     key = f"type:{quantity.path}"
     st.text_input(
-        quantity.label, key=key, help=quantity.explanation, on_change=_bound(key, shown, partial(_put, quantity.path))
+        quantity.label,
+        key=key,
+        help=quantity.explanation,
+        on_change=session.bound(key, shown, partial(_put, quantity.path)),
     )
 
 
@@ -132,7 +128,7 @@ def _slid(steps: Steps, found: Scenario, *, hide: bool = False) -> None:
     key = f"slide:{steps.path}"
     st.select_slider(
         steps.label, options=sorted({*steps.values, value}), key=key, help=steps.explanation,
-        format_func=partial(controls.label, dimension=steps.dimension), on_change=_bound(key, value, put),
+        format_func=partial(controls.label, dimension=steps.dimension), on_change=session.bound(key, value, put),
         label_visibility="collapsed" if hide else "visible",
     )  # fmt: skip
 
@@ -141,7 +137,7 @@ def _chosen(choice: Choice, found: Scenario) -> None:
     now = str(state.value_at(found, choice.path))
     key = f"choose:{choice.path}"
     edit = partial(_put, choice.path)
-    st.selectbox(choice.label, choice.words, key=key, help=choice.explanation, on_change=_bound(key, now, edit))
+    st.selectbox(choice.label, choice.words, key=key, help=choice.explanation, on_change=session.bound(key, now, edit))
 
 
 def _free(view: View, found: Scenario) -> None:
@@ -155,7 +151,7 @@ def _free(view: View, found: Scenario) -> None:
     st.text_area(
         "Settings, one path=value a line", placeholder="serving.max_wait=5 ms", height=100,
         help="Any value of the scenario, e.g. serving.stages.rerank.sequences=50 or hardware=[l4, a10g].",
-        key="settings", on_change=_bound("settings", "\n".join(mine), edit),
+        key="settings", on_change=session.bound("settings", "\n".join(mine), edit),
     )  # fmt: skip
 
 
@@ -172,7 +168,7 @@ def hardware(view: View, label: str) -> None:
     st.multiselect(
         label, list(known), format_func=lambda name: known[name].name, placeholder="the scenario's own",
         help="Any of the devices in the catalogue and of your calibrations. Empty: the scenario's own.",
-        key="hardware", on_change=_bound("hardware", list(state.candidates(view)), edit),
+        key="hardware", on_change=session.bound("hardware", list(state.candidates(view)), edit),
     )  # fmt: skip
 
 

@@ -19,11 +19,15 @@ from capacity import catalogue, documents, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError, suggestion
 from capacity.spec.scenario import Scenario
+from capacity.timing.kernel import Key
 from capacity.units import DIMENSIONS, parse
+from capacity.validate import KINDS
 
 EXAMPLE = "cross-encoder-rerank"
-PARAMETERS = ("scenario", "override", "set", "hardware", "option", "yaml")
-SINGLE = ("scenario", "option", "yaml")
+PARAMETERS = ("scenario", "override", "set", "hardware", "option", "device", "kernel", "kind", "yaml")
+SINGLE = ("scenario", "option", "device", "kernel", "kind", "yaml")
+SHOWN = ("device", "kernel", "kind")
+"""What only chooses what a page shows: the scenario and its plan do not depend on it."""
 MOST_VALUES = 200
 LONGEST_VALUE = 2000
 LONGEST_TEXT = 200_000
@@ -52,8 +56,19 @@ class View:
     """Devices to compare; empty means the scenario's own."""
     option: str = ""
     """Device shown in detail; empty means the best."""
+    device: str = ""
+    """Device whose calibration is shown; empty means `option`, or the first one compared."""
+    kernel: str = ""
+    """Kernel family shown; empty means the first one."""
+    kind: str = ""
+    """Kind of measurement table to be uploaded; empty means the first one."""
     text: str = ""
     """YAML of an uploaded scenario."""
+
+    @property
+    def question(self) -> View:
+        """The view without what only chooses what a page shows."""
+        return replace(self, device="", kernel="", kind="")
 
 
 def default() -> View:
@@ -76,6 +91,7 @@ def to_query(view: View) -> dict[str, list[str]]:
         "set": list(view.settings),
         "hardware": list(view.hardware),
         "option": [view.option] if view.option else [],
+        **{name: [getattr(view, name)] if getattr(view, name) else [] for name in SHOWN},
         "yaml": [packed] if packed and len(packed) <= LONGEST_PACKED else [],
     }
     return {name: values for name, values in parts.items() if values}
@@ -113,7 +129,8 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
     view = View(
         scenario=said["scenario"][0] if said["scenario"] else (fallback or default()).scenario,
         overrides=tuple(dict.fromkeys(said["override"])), settings=tuple(dict.fromkeys(said["set"])),
-        hardware=tuple(dict.fromkeys(said["hardware"])), option=said["option"][0] if said["option"] else "", text=text,
+        hardware=tuple(dict.fromkeys(said["hardware"])), text=text,
+        **{name: said[name][0] if said[name] else "" for name in ("option", *SHOWN)},
     )  # fmt: skip
     return view, problems
 
@@ -271,6 +288,17 @@ def _leaves(value: object, path: str) -> dict[str, str]:
     return found
 
 
+def kernel_name(key: Key) -> str:
+    """Return the text that stands for a kernel family in a URL.
+
+    Examples
+    --------
+    >>> kernel_name(("gemm", "library/vllm", "bf16", "bf16"))
+    'gemm:library/vllm:bf16:bf16'
+    """
+    return ":".join(key)
+
+
 def path_of(setting: str) -> str:
     """Return the path that a `path=value` text sets."""
     return setting.partition("=")[0].strip()
@@ -337,10 +365,25 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
         Problem("URL parameter 'hardware'", str(UnknownNameError("hardware", name, names))) for name in unknown
     ]
     kept = replace(kept, hardware=tuple(name for name in view.hardware if name in names), option=view.option)
+    kept = replace(kept, device=view.device, kernel=view.kernel, kind=view.kind)
+    kept = _shown(kept, names | set(candidates(kept)), problems)
     if kept.option and kept.option not in candidates(kept):
         problems.append(Problem("URL parameter 'option'", f"{kept.option[:60]!r} is none of the devices compared"))
         kept = replace(kept, option="")
     return kept, problems
+
+
+def _shown(view: View, known_hardware: set[str], problems: list[Problem]) -> View:
+    """Return the view without a device or a kind of table that does not exist; kernel families depend on the device."""
+    wrong = {
+        name: str(UnknownNameError(name, value[:60], known))
+        for name, value, known in (("device", view.device, known_hardware), ("kind", view.kind, set(KINDS)))
+        if value and value not in known
+    }
+    problems += [Problem(f"URL parameter {name!r}", what) for name, what in wrong.items()]
+    return replace(
+        view, device="" if "device" in wrong else view.device, kind="" if "kind" in wrong else view.kind
+    )  # fmt: skip
 
 
 def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:

@@ -88,7 +88,7 @@ class KernelFit(Spec):
     """Storage of the weights or of the KV cache where it differs."""
     form: Id
     """Equation the values belong to."""
-    values: dict[str, Factor]
+    values: dict[str, Number]
     """Parameters of the form in SI units; what is missing is the family's."""
     log_sigma: LogSigma
     """Standard deviation of ln(measured/predicted) on shapes held out of the fit: the band of constant width."""
@@ -121,10 +121,12 @@ class KernelFamily(Spec):
     dtype: Id
     weight_dtype: Id | None = None
     form: Id
-    values: dict[str, Factor]
+    values: dict[str, Number]
     """Shared parameters of the form in SI units."""
     devices: tuple[Id, ...]
     """Devices it was fitted on."""
+    carried: Distance | None = None
+    """Error on a device nobody measured, from leaving devices out; absent: that of its class of operations."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

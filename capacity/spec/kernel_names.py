@@ -38,8 +38,9 @@ LIBRARY_DTYPES = {"fp64", "fp32", "tf32", "fp16", "bf16"}
 def gemm(kernel: str, engine: str, precision: Precision) -> tuple[str, ...]:
     """Return the families of a matrix product: the one meant first, then what may stand in for it.
 
-    16- and 32-bit products are the vendor's library (cuBLAS, oneDNN) whoever calls it; engines bring versions of it of
-    their own, so the engine's fit comes before everybody's. Block-scaled products are families of their own: every 128
+    16- and 32-bit products are the vendor's library (cuBLAS, oneDNN) whoever calls it. Engines bring versions of their
+    own and count different work, such as quantizing the activations: the engine's fit, "family/engine", comes before
+    everybody's. Block-scaled products are families of their own: every 128
     columns of k are rescaled.
 
     Parameters
@@ -53,13 +54,14 @@ def gemm(kernel: str, engine: str, precision: Precision) -> tuple[str, ...]:
     --------
     >>> from capacity.spec.names import dtype
     >>> gemm("torch_flow", "trtllm", dtype("bf16")), gemm("torch_flow", "trtllm", dtype("fp8_block"))[:2]
-    (('library/trtllm', 'library'), ('trtllm-block', 'cutlass-block'))
-    >>> gemm("BrandNewLinearKernel", "vllm", dtype("fp8"))[0]
-    'cutlass'
+    (('library/trtllm', 'library'), ('trtllm-block/trtllm', 'trtllm-block'))
+    >>> gemm("BrandNewLinearKernel", "vllm", dtype("fp8"))[:3]
+    ('cutlass/vllm', 'cutlass', 'trtllm')
     """
     if precision.compute in LIBRARY_DTYPES and precision.weight == precision.compute:
         return (f"library/{engine}", "library")
     block = "-block" if precision.block_scaled else ""
     named = (family for family, pattern in GEMM_FAMILIES.items() if pattern.search(kernel))
     meant = next(named, USUAL_GEMM.get(engine, "cutlass"))
-    return tuple(dict.fromkeys(family + block for family in (meant, *STAND_INS)))
+    others = (family + block for family in STAND_INS)
+    return tuple(dict.fromkeys((f"{meant}{block}/{engine}", meant + block, *others)))

@@ -73,14 +73,10 @@ class Kernel:
 
 
 KERNELS = {
-    "fa2": Kernel(
-        rows=128, wide_rows=64, packs="single", splits_alone=False
-    ),  # flash-attention 2: csrc/flash_attn, 128×128 to 64×64
+    "fa2": Kernel(rows=128, wide_rows=64, packs="single", splits_alone=False),  # csrc/flash_attn
     "fa3": Kernel(rows=192, packs="always"),  # hopper/tile_size.h: 192 rows up to 96, 128 for 128; PackGQA
     "fa4": Kernel(rows=256, wide_rows=256),  # two tiles of 128 rows in flight
-    "flashinfer": Kernel(
-        packs="always", light_shared=4
-    ),  # query heads fused into rows (FlashInfer, Ye et al. 2025, §3.2)
+    "flashinfer": Kernel(packs="always", light_shared=4),
     "flashinfer.blackwell": Kernel(rows=256, wide_rows=128),
     "triton": Kernel(rows=64, wide_rows=64, step_rows=16),
     "trtllm": Kernel(step_rows=32, most_shared=32),  # XQA serves up to 32 heads a key-value head

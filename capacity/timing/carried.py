@@ -6,6 +6,7 @@ are everyone's, and the band is widened by what leaving devices out has shown.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from capacity.spec.calibration import BandKnot, Calibration, Distance, KernelFamily, KernelFit, Shared
 from capacity.spec.hardware import Hardware
+from capacity.timing.attention import generation
 from capacity.timing.forms import named
-from capacity.timing.kernel import Kernel, Key, Scatter
+from capacity.timing.kernel import Kernel, Key, Learned, Scatter
 
 Pairs: TypeAlias = Sequence[tuple[Calibration, Hardware]]
 
@@ -23,12 +25,16 @@ def distance(hardware: Hardware, other: Hardware) -> int:
     """Return 0 for a sibling, 1 for a cousin, 2 for the same vendor, 3 for the same kind of device.
 
     A sibling shares the chip generation and the class of board: linked (NVLink and its like) or a card on PCIe, whose
-    power limit binds long before its rate does. A cousin shares one of the two.
+    power limit binds long before its rate does. A cousin shares one of the two, or is a card that runs the kernels of
+    another generation (Blackwell with GDDR memory those of Ada).
     """
     if hardware.vendor != other.vendor:
         return 3
-    generation = bool(hardware.architecture) and hardware.architecture == other.architecture
-    return 2 - generation - (linked(hardware) == linked(other))
+    same_kernels = bool(hardware.architecture) and generation(hardware) == generation(other)
+    same_board = linked(hardware) == linked(other)
+    if same_kernels and same_board:
+        return 0 if hardware.architecture == other.architecture else 1
+    return 1 if same_kernels or same_board else 2
 
 
 def linked(hardware: Hardware) -> bool:
@@ -60,20 +66,32 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
                 by_distance = relatives.setdefault(fit.key, {})
                 by_distance.setdefault(distance(hardware, profile), []).append((fit, calibration, profile))
     for key, by_distance in relatives.items():
+        far = min(by_distance)
         if key not in found:
-            far = min(by_distance)
-            carried = shared.carried_kernels.get(key[0], shared.carried)
-            found[key] = _average(by_distance[far], sigma_at(carried, far), families.get(key))
+            family = families.get(key)
+            carried = (family and family.carried) or shared.carried_kernels.get(_class(key[0]), shared.carried)
+            found[key] = _average(by_distance[far], sigma_at(carried, far), family)
+        if far == 0 and not found[key].learned:  # a few rows teach no trees: those of siblings hold (kernel-time.md)
+            siblings = tuple(each for fit, calibration, _ in by_distance[0] for each in _learned(fit, calibration))
+            found[key] = dataclasses.replace(found[key], learned=siblings)
     return found
+
+
+def _class(operation: str) -> str:
+    """Return the class of operations that devices are left out by: all collectives are one."""
+    return "collective" if operation.startswith("collective") else operation
 
 
 def own(fit: KernelFit, calibration: Calibration, families: Mapping[Key, KernelFamily]) -> Kernel:
     """Return the kernel of a fit on the device it was measured on."""
     return Kernel(
         form=named(fit.form, fit.family), values=values([fit], families.get(fit.key)), scatter=scatter(fit),
-        basis=fit.basis, label=_label(fit, calibration.hardware),
-        residuals=calibration.residuals, learned=fit.learned,
+        basis=fit.basis, label=_label(fit, calibration.hardware), learned=_learned(fit, calibration),
     )  # fmt: skip
+
+
+def _learned(fit: KernelFit, calibration: Calibration) -> tuple[Learned, ...]:
+    return (Learned(calibration.residuals, fit.learned),) if fit.learned else ()
 
 
 def _average(

@@ -304,7 +304,7 @@ def form(name: str, network: Network | None = None) -> Form:
             return path(operation, board, values)
         return _hierarchical(path, operation, board, values, network or Network.assumed(board))
 
-    return Form(name, parameters, seconds)
+    return Form("collective", parameters, seconds)
 
 
 FORMS: Mapping[str, Form] = {name: form(name) for name in _FAMILIES}

@@ -104,13 +104,17 @@ class Device:
     def kernel(self, operation: Operation, families: Sequence[str] = ()) -> tuple[Kernel, bool] | None:
         """Return the kernels that run `operation`, and whether they only stand in for those that were meant."""
         wanted = families or usual(operation, self.hardware)
-        for family in wanted:
-            key = key_of(operation, family)
-            other = (key[0], key[1], HALF.get(key[2], key[2]), HALF.get(key[3], key[3]))
-            found = self.kernels.get(key) or self.kernels.get(other)
-            if found is not None:
-                return found, not wanted[0].startswith(family)
-        return None
+        found = [(family, kernel) for family in wanted if (kernel := self._kernel(operation, family)) is not None]
+        meant = [kernel for family, kernel in found if wanted[0].startswith(family)]
+        measured = [kernel for kernel in meant if kernel.basis != "projected"]  # here, if not with this very engine
+        if measured or meant:
+            return (measured or meant)[0], False
+        return (found[0][1], True) if found else None
+
+    def _kernel(self, operation: Operation, family: str) -> Kernel | None:
+        kind, _, dtype, stored = key_of(operation, family)
+        half = (kind, family, HALF.get(dtype, dtype), HALF.get(stored, stored))
+        return self.kernels.get((kind, family, dtype, stored)) or self.kernels.get(half)
 
     def step(self, operations: Iterable[Operation], mode: str = "inference") -> Estimate:
         """Return the time of a model step [s]: its operations, plus what running them as one model costs."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from capacity.spec import kernel_names
 from capacity.spec.hardware import Hardware
-from capacity.spec.names import Precision
+from capacity.spec.names import Engine, Precision
 from capacity.timing import attention as attention_form
 from capacity.timing import collective as collective_form
 from capacity.timing import experts as experts_form
@@ -22,8 +22,6 @@ RELATED = {
     "hopper": ("blackwell", "ampere"), "blackwell": ("hopper", "ada"), "pascal": ("ampere", "ada"),
 }  # fmt: skip
 """Chip generation → those whose attention kernels are most like its own."""
-SHORT = 1.0
-"""Query positions of a decode step."""
 
 
 def attention(kernel: str, engine: str, phase: Any, hardware: Hardware) -> tuple[str, ...]:  # noqa: ANN401
@@ -38,11 +36,13 @@ def attention(kernel: str, engine: str, phase: Any, hardware: Hardware) -> tuple
     return tuple(dict.fromkeys(names))
 
 
-def experts(kernel: str, engine: str, dtype: str, *, block_scaled: bool) -> tuple[str, ...]:
-    """Return the families of a fused expert layer."""
+def experts(kernel: str, engine: Engine, dtype: str, *, block_scaled: bool) -> tuple[str, ...]:
+    """Return the families of a fused expert layer: engines rewrite them from version to version."""
     block = "-block" if block_scaled else ""
-    meant = experts_form.family(kernel, engine, dtype) + block
-    return tuple(dict.fromkeys((meant, *(f"{name}{block}" for name in ("triton", "cutlass", "trtllm_gen", "marlin")))))
+    meant = experts_form.family(kernel, engine.family, dtype) + block
+    others = (f"{name}{block}" for name in ("triton", "cutlass", "trtllm_gen", "marlin"))
+    named = (f"{meant}/{engine.family}-{engine.version}",) if engine.version else ()
+    return tuple(dict.fromkeys((*named, meant, *others)))
 
 
 def usual(operation: Operation | ExpertLayer, hardware: Hardware) -> tuple[str, ...]:
@@ -57,5 +57,5 @@ def usual(operation: Operation | ExpertLayer, hardware: Hardware) -> tuple[str, 
     if isinstance(operation, Collective):
         return (collective_form.family("", "", "", operation.kind),)
     if isinstance(operation, ExpertLayer):
-        return experts("", "", operation.dtype, block_scaled=False)
+        return experts("", Engine(""), operation.dtype, block_scaled=False)
     return ()

@@ -47,9 +47,9 @@ class Parameter:
     spread: float = 0.5
     shared: bool = False
 
-    def started_at(self, value: float) -> Parameter:
-        """Return the parameter with another median, inside its bounds."""
-        return replace(self, start=min(max(value, self.low), self.high))
+    def started_at(self, value: float, closeness: float = 1.0) -> Parameter:
+        """Return the parameter with another median, inside its bounds, and its spread times `closeness`."""
+        return replace(self, start=min(max(value, self.low), self.high), spread=self.spread * closeness)
 
 
 @dataclass(frozen=True, slots=True)

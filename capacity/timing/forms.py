@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import cast
 
 from capacity.errors import UnknownNameError
-from capacity.timing import attention, collective
-from capacity.timing.experts import EXPERTS
+from capacity.timing import attention, collective, experts
 from capacity.timing.form import Form
 from capacity.timing.gemm import GEMM, GEMM_QUANTIZED
 from capacity.timing.gemm_fp32 import GEMM_FP32
 
-PLAIN: dict[str, Form] = {form.name: form for form in (GEMM, GEMM_QUANTIZED, GEMM_FP32, EXPERTS)}
-OF_FAMILY = ("attention.encoder", "attention.prefill", "attention.decode", "collective")
+PLAIN: dict[str, Form] = {form.name: form for form in (GEMM, GEMM_QUANTIZED, GEMM_FP32)}
+OF_FAMILY = ("attention.encoder", "attention.prefill", "attention.decode", "experts", "collective")
 """Forms whose equation depends on the kernel family: how it cuts its work, which protocols it has."""
 
 
@@ -30,15 +29,17 @@ def named(name: str, family: str = "") -> Form:
         raise UnknownNameError("form", name, (*PLAIN, *OF_FAMILY))
     if name == "collective":
         return collective.form(family)
+    if name == "experts":
+        return experts.form(family)
     return attention.form(cast(attention.Phase, name.removeprefix("attention.")), family)
 
 
-def form_of(operation: str, family: str, dtype: str) -> str:
+def form_of(operation: str, family: str) -> str:
     """Return the name of the form that a class of operations has in a kernel family.
 
     Examples
     --------
-    >>> form_of("gemm", "library", "bf16"), form_of("gemm", "cutlass", "fp8"), form_of("collective.send", "nccl", "fp32")
+    >>> form_of("gemm", "library"), form_of("gemm", "cutlass/vllm"), form_of("collective.send", "nccl")
     ('gemm', 'gemm_quantized', 'collective')
     """
     if operation == "gemm":

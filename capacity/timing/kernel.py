@@ -52,6 +52,18 @@ class Scatter:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """A learned residual by its key among those of a calibration, read from its file when asked for."""
+
+    residuals: Mapping[str, Trees]
+    key: str
+
+    def read(self) -> Trees | None:
+        """Return the trees, or None where the file beside the calibration is missing."""
+        return self.residuals.get(self.key)
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A form with the values, the learned residual and the scatter that hold for one device."""
 
@@ -61,10 +73,8 @@ class Kernel:
     basis: Basis
     label: str
     """Name of its own error source, e.g. "gemm library bf16 on l40s"."""
-    residuals: Mapping[str, Trees] = field(default_factory=dict)
-    """Learned residuals of the device's calibration, read when asked for."""
-    learned: str | None = None
-    """Key of the one that belongs to this kernel."""
+    learned: tuple[Learned, ...] = ()
+    """Learned residuals: its own, or those of its siblings, whose corrections are averaged."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Further errors by source: how far the values were carried."""
 
@@ -76,8 +86,9 @@ class Kernel:
     def seconds(self, operation: Operation | ExpertLayer, board: Board) -> Array:
         """Return the median time of one launch [s]."""
         formed = np.asarray(self.form.seconds(operation, board, self.values), dtype=float)
-        trees = self.residuals.get(self.learned) if self.learned else None
-        if trees is None:
+        known = [trees for trees in map(Learned.read, self.learned) if trees is not None]
+        if not known:
             return formed
         _, columns = features(operation, board, formed.ravel())
-        return formed * np.exp(trees.predicted(columns)).reshape(formed.shape)
+        correction = sum((trees.predicted(columns) for trees in known), start=np.float64(0.0)) / len(known)
+        return formed * np.exp(correction).reshape(formed.shape)

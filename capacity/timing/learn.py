@@ -18,7 +18,7 @@ from capacity.timing.band import Z90
 from capacity.timing.features import features
 from capacity.timing.fit import Sample, fitted, residuals
 from capacity.timing.form import Array, Board, Form, Parameter
-from capacity.timing.kernel import Scatter
+from capacity.timing.kernel import Kernel, Scatter
 from capacity.timing.residual import Trees
 
 FOLDS = 5
@@ -56,6 +56,12 @@ class Rows:
             return self
         index = spread_out(np.log(np.maximum(self.operation.moved_bytes + self.operation.flop / 300, 1.0)), most)
         return self.chosen(index)
+
+    def corrected(self, kernel: Kernel) -> Rows:
+        """Return the rows as they would be without what siblings' learned residuals say of them."""
+        formed = kernel.form.seconds(self.operation, self.board, kernel.values)
+        said = kernel.seconds(self.operation, self.board) / formed
+        return dataclasses.replace(self, seconds=self.seconds / said)
 
     @property
     def as_sample(self) -> Sample:

@@ -86,7 +86,13 @@ class KernelTable:
             index = np.concatenate([each for _, each in parts])
             joined_op = joined([operation for operation, _ in parts], [len(each) for _, each in parts])
             result[known] = Rows(joined_op, board, seconds[index], shapes[index])
-        return result
+        return {key: rows for key, rows in result.items() if not _only_part(key, result)}
+
+
+def _only_part(key: Key, found: Mapping[Key, Rows]) -> bool:
+    """Tell an engine's part of a family that is all of it: one fit is enough."""
+    whole = (key[0], key[1].rpartition("/")[0], key[2], key[3])
+    return whole in found and len(found[whole]) == len(found[key])
 
 
 def joined(operations: Sequence[Any], rows: Sequence[int]) -> Any:  # noqa: ANN401  (any operation)
@@ -206,7 +212,7 @@ def skew(distribution: str) -> float:
 def _experts_families(values: Row, _: Hardware) -> tuple[str, ...]:
     dtype = str(values["dtype"])
     block = names.dtype(dtype).block_scaled
-    return families.experts(said(values, "kernel"), str(values["engine"]), dtype, block_scaled=block)
+    return families.experts(said(values, "kernel"), names.engine(str(values["engine"])), dtype, block_scaled=block)
 
 
 def collective(values: Row, frame: pd.DataFrame, _: Hardware) -> Collective:

@@ -128,7 +128,8 @@ def expected_load(tokens: Amount, experts: Amount, per_token: Amount, expert_par
     at Blom's (g − 3/8)/(g + 1/4) for g devices, with the popularity's variance and skewness and the correction for
     drawing experts without replacement. Classes are the quantiles of popularity around that load, the closer to each
     other the fewer experts share it; no expert gets more rows than there are tokens, and an expert expecting less than
-    one row has it with that probability. Within 10 % of 30 to 60 random draws in most cases, 25 % in the worst.
+    one row has it with that probability. Rows and experts hit lie within 7 % of the mean of
+    random draws in four cases of five, 22 % in nineteen of twenty, 46 % in the worst (a handful of tokens).
 
     Parameters
     ----------

@@ -1,0 +1,252 @@
+"""Kernel families of a device as tables: which calibrations serve it, how wrong each was, how wide its band is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from capacity.report.cells import Column, Row, Table
+from capacity.spec.calibration import Calibration, KernelFit, Shared
+from capacity.spec.hardware import Hardware
+from capacity.timing.band import Z90
+from capacity.timing.carried import distance, sigma_at
+from capacity.timing.device import Device
+from capacity.timing.kernel import Kernel, Key
+from capacity.units import text
+from capacity.work.operations import Amount
+
+OWN = -1
+"""Distance of a device to itself."""
+RELATIONS = {
+    OWN: "measured here",
+    0: "sibling: same generation and class of board",
+    1: "cousin: same generation or class of board",
+    2: "same vendor",
+    3: "same kind of device",
+}
+"""Words for `capacity.timing.carried.distance`."""
+SHORT_S, LONG_S = 1e-5, 1e-2
+"""Predicted times at which bands are compared [s]."""
+Source: TypeAlias = tuple[KernelFit, Calibration, Hardware]
+_FAMILIES = (
+    Column("operation", "Operation"),
+    Column("family", "Kernel family"),
+    Column("dtype", "Precision"),
+    Column("origin", "From"),
+    Column("median_error_fraction", "Median error, held out", "fraction"),
+    Column("mean_error_fraction", "Mean error, held out", "fraction"),
+    Column("band_short", f"90 % band at {text(SHORT_S, 'seconds')} [× or ÷]", "count"),
+    Column("band_long", f"90 % band at {text(LONG_S, 'seconds')} [× or ÷]", "count"),
+    Column("rows", "Measurements", "whole"),
+    Column("engines", "Engines"),
+    Column("learned", "Learned correction"),
+    Column("basis", "Basis"),
+    Column("note", "Note"),
+)
+_PROVENANCE = (
+    Column("calibration", "Calibration"),
+    Column("hardware", "Measured on"),
+    Column("relation", "Distance"),
+    Column("extra_band", "Extra 90 % band"),
+    Column("kernels", "Kernel families used", "whole"),
+    Column("engine", "Engine"),
+    Column("date", "Date"),
+    Column("method", "Method"),
+    Column("machine", "Machine"),
+    Column("source", "Source"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a device's numbers for one kernel family come from."""
+
+    far: int
+    """`OWN`, or the distance to the nearest relatives that were measured."""
+    sources: tuple[Source, ...]
+
+    @property
+    def words(self) -> str:
+        """The origin as a person reads it."""
+        if self.far == OWN:
+            return RELATIONS[OWN]
+        names = ", ".join(profile.name for _, _, profile in self.sources)
+        return f"carried over from {names} ({RELATIONS[self.far].partition(':')[0]})"
+
+
+def origins(hardware: Hardware, calibrations: Iterable[tuple[Calibration, Hardware]]) -> dict[Key, Origin]:
+    """Return where each kernel family that may run on `hardware` comes from, measured ones first, nearest relatives next.
+
+    They are those of `capacity.timing.carried.kernels` whose products the device has a dense rate for.
+    """
+    found: dict[Key, dict[int, list[Source]]] = {}
+    for calibration, profile in calibrations:
+        if profile.kind == hardware.kind:
+            far = OWN if profile.id == hardware.id else distance(hardware, profile)
+            for fit in (fit for fit in calibration.kernels if runs(fit.key, hardware)):
+                found.setdefault(fit.key, {}).setdefault(far, []).append((fit, calibration, profile))
+    nearest = sorted((min(by_distance), key) for key, by_distance in found.items())
+    return {key: Origin(far, tuple(found[key][far][: 1 if far == OWN else None])) for far, key in nearest}
+
+
+def runs(key: Key, hardware: Hardware) -> bool:
+    """Tell whether the device has a rate for what a kernel family multiplies; collectives multiply nothing."""
+    return key[0].startswith("collective") or hardware.rate(key[2]) is not None
+
+
+def factor(log_sigma: Amount) -> Amount:
+    """Return the factor by which a 90 % band reaches up, and by whose inverse it reaches down [1].
+
+    Examples
+    --------
+    >>> round(float(factor(0.1)), 3)
+    1.179
+    """
+    return np.exp(Z90 * np.asarray(log_sigma))
+
+
+def log_sigma(kernel: Kernel, predicted_s: Amount, *, carried: bool = True) -> Amount:
+    """Return the log standard deviation of one launch predicted to take `predicted_s` [1].
+
+    Parameters
+    ----------
+    carried
+        Whether what carrying the values over costs counts too.
+    """
+    errors = kernel.errors.values() if carried else ()
+    return np.sqrt(np.square(kernel.scatter.at(predicted_s)) + sum(sigma**2 for sigma in errors))
+
+
+def precision(key: Key) -> str:
+    """Return the dtypes of a kernel family as a person reads them.
+
+    Examples
+    --------
+    >>> precision(("gemm", "library", "bf16", "bf16")), precision(("attention.decode", "fa3", "bf16", "fp8"))
+    ('bf16', 'bf16, KV cache fp8')
+    """
+    if key[2] == key[3]:
+        return key[2]
+    return f"{key[2]}, {'KV cache' if key[0].startswith('attention') else 'weights'} {key[3]}"
+
+
+def families_table(device: Device, known: Mapping[Key, Origin]) -> Table:
+    """Return every kernel family of a device with its errors on shapes held out of the fit, and its band.
+
+    Errors of a family that was carried over are the largest of its relatives', each on its own device; what carrying
+    over costs is in the band.
+    """
+    rows = tuple(_family(key, device.kernels[key], origin) for key, origin in known.items())
+    columns = tuple(column for column in _FAMILIES if column.key != "note" or any(row["note"] for row in rows))
+    return Table("Kernel families", columns, rows)
+
+
+def _family(key: Key, kernel: Kernel, origin: Origin) -> Row:
+    fits = [fit for fit, _, _ in origin.sources]
+    return {
+        "operation": key[0],
+        "family": key[1],
+        "dtype": precision(key),
+        "origin": origin.words,
+        "median_error_fraction": max(fit.median_error for fit in fits),
+        "mean_error_fraction": max(fit.mean_error for fit in fits),
+        "band_short": float(factor(log_sigma(kernel, SHORT_S))),
+        "band_long": float(factor(log_sigma(kernel, LONG_S))),
+        "rows": sum(fit.rows for fit in fits),
+        "engines": ", ".join(dict.fromkeys(name for fit in fits for name in fit.engines)) or "see the source",
+        "learned": "yes" if kernel.learned else "no",
+        "basis": kernel.basis,
+        "note": "; ".join(dict.fromkeys(fit.note for fit in fits if fit.note)),
+    }
+
+
+def provenance_table(
+    device: Device, known: Mapping[Key, Origin], calibrations: Sequence[tuple[Calibration, Hardware]], shared: Shared
+) -> Table:
+    """Return every calibration whose numbers serve a device, nearest first, and what holds for all devices."""
+    hardware, rows = device.hardware, []
+    used = device.origin.partition(", carried over from ")[0]
+    for calibration, profile in calibrations:
+        own = profile.id == hardware.id
+        mine = {
+            key: fit
+            for key, origin in known.items()
+            for fit, source, _ in origin.sources
+            if source.id == calibration.id
+        }
+        if own or mine or calibration.id == used:
+            far = OWN if own else distance(hardware, profile)
+            rows.append((far, _calibration(calibration, profile, far, mine, shared)))
+    ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+    return Table("Calibrations in use", _PROVENANCE, (*ordered, _assumed(shared)))
+
+
+def _calibration(
+    calibration: Calibration, profile: Hardware, far: int, mine: Mapping[Key, KernelFit], shared: Shared
+) -> Row:
+    operations = sorted({key[0] for key in mine})
+    return {
+        "calibration": calibration.id,
+        "hardware": profile.name,
+        "relation": RELATIONS[far],
+        "extra_band": "none" if far == OWN else extra_band(operations, far, shared),
+        "kernels": float(len(mine)),
+        "engine": calibration.engine,
+        "date": calibration.date,
+        "method": f"{calibration.method}, version {calibration.method_version}",
+        "machine": machine(calibration),
+        "source": calibration.source,
+    }
+
+
+def extra_band(operations: Sequence[str], far: int, shared: Shared) -> str:
+    """Return what carrying values so far adds to the band, as factors: the least and the most of some classes."""
+    costs = [shared.carried_kernels.get(operation, shared.carried) for operation in operations] or [shared.carried]
+    least, most = (float(factor(end([sigma_at(cost, far) for cost in costs]))) for end in (min, max))
+    return f"× or ÷ {least:.2f}" + (f" to {most:.2f}" if most - least > 0.005 else "")
+
+
+def machine(calibration: Calibration) -> str:
+    """Return the fingerprint of the machine that was measured, in one line."""
+    found = calibration.machine
+    if found is None:
+        return "not recorded: fitted to a table"
+    software = [f"{name} {version}" for name, version in found.software.items()]
+    facts = (found.name, found.system, found.driver and f"driver {found.driver}", *software)
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _assumed(shared: Shared) -> Row:
+    return {
+        "calibration": shared.id,
+        "hardware": "many devices",
+        "relation": "holds until somebody measures",
+        "extra_band": "in each of its numbers",
+        "kernels": float(len(shared.families)),
+        "engine": "any",
+        "date": shared.date,
+        "method": "constants that devices share",
+        "machine": "not recorded: fitted to tables",
+        "source": shared.source,
+    }
+
+
+def summary(device: Device, known: Mapping[Key, Origin]) -> str:
+    """Return in a sentence how well a device is known."""
+    own = [origin.sources[0][0] for origin in known.values() if origin.far == OWN]
+    rest = [origin for origin in known.values() if origin.far != OWN]
+    said = f"{device.hardware.name}: no kernel family was measured here"
+    if own:
+        errors = [fit.median_error for fit in own]
+        ends = " to ".join(dict.fromkeys(text(end, "fraction", 2) for end in (min(errors), max(errors))))
+        said = (
+            f"{device.hardware.name}: {len(own)} kernel families measured here, with a median error of {ends} on "
+            "shapes held out of the fit"
+        )
+    relatives = sorted({profile.name for origin in rest for _, _, profile in origin.sources})
+    if rest:
+        said += f"; {len(rest)} carried over from {', '.join(relatives)}"
+    return said + (f"; everything else from {device.origin}." if device.fitted else "; everything else is assumed.")

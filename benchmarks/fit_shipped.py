@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,9 @@ from capacity import calibration as calibrations
 from capacity import catalogue, files
 from capacity.spec import names
 from capacity.spec.calibration import Calibration, Distance, KernelFamily, KernelFit, Shared
-from capacity.timing import carried, fit
+from capacity.timing import carried, fit, learn
 from capacity.timing.band import Z90
+from capacity.timing.features import features
 from capacity.timing.form import Board
 from capacity.timing.forms import form_of, named
 from capacity.timing.kernel import Key
@@ -36,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "hardware_profiles" / "calibrations"
 FILES = {"gemm": "gemm", "attention": "attention", "moe": "moe", "collective": "collective", "gemm_fp32": "gemm_fp32"}
 FAMILY_ROWS = 1000
+UNSEEN = (0.1, 0.25, 0.35, 0.5)
+"""Log standard deviation by distance where no device could be left out: judged from the kernels that could."""
 DISTANCES = ("sibling", "same_class", "same_vendor", "same_kind")
 
 
@@ -52,8 +56,8 @@ def read(folder: Path, kind: str) -> dict[str, pd.DataFrame]:
     return known
 
 
-MOST_ROWS = {"moe": 6_000}
-"""Rows of a key and device that are looked at, where a form is slow."""
+MOST_ROWS, FEW_ROWS = {"moe": 3_000}, {"moe": 100}
+"""Rows of a key and device that are looked at, and that families are fitted on, where a form is slow."""
 
 
 def by_family(rows: dict[str, dict[Key, Rows]]) -> dict[Key, dict[str, Rows]]:
@@ -69,7 +73,8 @@ def shared_values(key: Key, devices: dict[str, Rows]) -> KernelFamily:
     """Fit the constants that devices share."""
     operation, family, dtype, stored = key
     form = named(form_of(operation, family), family)
-    samples = [part.sample(FAMILY_ROWS).as_sample for part in devices.values()]
+    most = FEW_ROWS.get("moe" if operation == "experts" else "", FAMILY_ROWS)
+    samples = [part.sample(most).as_sample for part in devices.values()]
     values = fit.fitted(form, samples)[0]
     kept = {p.name: float(f"{values[p.name]:.4g}") for p in form.parameters if p.shared}
     return KernelFamily(
@@ -92,7 +97,7 @@ def left_out(key: Key, devices: dict[str, Rows], shared: Shared, trees: dict[tup
         for name, rows in others.items():
             start = [p.started_at(family_fit.values.get(p.name, p.start)) for p in form.parameters]
             fixed = frozenset(family_fit.values)
-            (values,) = fit.fitted(form, [rows.sample(FAMILY_ROWS).as_sample], start, fixed)
+            (values,) = fit.fitted(form, [rows.sample(FEW_ROWS["moe"] if operation == "experts" else FAMILY_ROWS).as_sample], start, fixed)
             own = {name_: value for name_, value in values.items() if name_ not in fixed}
             learned = {"own": trees[name, key]} if (name, key) in trees else {}
             record = KernelFit(learned="own" if learned else None,operation=operation, family=family, dtype=dtype,
@@ -123,8 +128,8 @@ def distance(part: pd.DataFrame, share: float) -> Distance:
     """Return what carrying costs by distance, never less for a farther relative."""
     by = {far: float(np.quantile(part.loc[part["from"] == far, "extra"], share)) for far in set(part["from"])}
     least, filled = 0.05, {}
-    for far in DISTANCES:
-        least = max(by.get(far, least * 1.2), least)
+    for far, judged in zip(DISTANCES, UNSEEN, strict=True):
+        least = max(by.get(far, judged), least)
         filled[far] = round(least, 3)
     return Distance(**filled, source="leave-one-device-out, benchmarks/fit_shipped.py")
 
@@ -136,16 +141,41 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(FILES), help="kinds to fit; none: only write")
     parser.add_argument("--match", default="", help="fit only keys that this pattern finds, keep the other fits")
     parser.add_argument("--work", type=Path, default=Path("/tmp/fit_shipped"), help="where fits are kept")
+    parser.add_argument("--ranges", action="store_true")
     wish = parser.parse_args()
     wish.work.mkdir(parents=True, exist_ok=True)
     for kind in wish.only:
         fit_kind(kind, wish.data, wish.work, wish.match)
+    for kind in FILES if wish.ranges else ():
+        if (wish.work / f"{kind}.json").is_file():
+            add_ranges(kind, wish.data, wish.work)
     write(wish.work)
+
+
+def carry(part: dict[str, Any]) -> None:
+    """Add to a kind's fits what carrying their values costs, by class of operations and by family."""
+    part["carried"], table = {}, pd.DataFrame(part["left_out"])
+    if table.empty:
+        return
+    fits = {device: [KernelFit.model_validate(item) for item in each] for device, each in part["fits"].items()}
+    table = extra(table, fits)
+    classes = table["operation"].str.replace(r"^collective\..*", "collective", regex=True)
+    part["carried"] = {str(name): distance(each, 0.7).model_dump(mode="json") for name, each in table.groupby(classes)}
+    known = {key: distance(each, 0.6) for key, each in table.groupby(["operation", "family", "dtype"])}
+    for item in part["families"]:
+        family = item["family"]
+        while family and (item["operation"], family, item["dtype"]) not in known:
+            family = family.rpartition("/")[0]
+        item.pop("carried", None)
+        if family:
+            item["carried"] = known[item["operation"], family, item["dtype"]].model_dump(mode="json")
 
 
 def write(work: Path) -> None:
     """Write one calibration a device with its learned residuals, and the shared constants."""
     parts = [json.loads((work / f"{kind}.json").read_text()) for kind in FILES if (work / f"{kind}.json").is_file()]
+    for part in parts:
+        carry(part)
     for device in sorted({device for part in parts for device in part["fits"]}):
         fits = [item for part in parts for item in part["fits"].get(device, ())]
         sources = [part["sources"][device] for part in parts if device in part["sources"]]
@@ -163,13 +193,29 @@ def write(work: Path) -> None:
             np.savez_compressed(FOLDER / f"{device}-fused.npz", **arrays)
     path = FOLDER / "shared.yaml"
     head = path.read_text(encoding="utf-8").split(MARK)[0]
-    lines = [f"  {name}: {line(item)}\n" for part in parts for name, item in part["carried"].items()]
+    carried_by_class = {name: item for part in reversed(parts) for name, item in part["carried"].items()}
+    lines = [f"  {name}: {line(item)}\n" for name, item in sorted(carried_by_class.items())]
     text = head + MARK + "carried_kernels:\n" + "".join(lines) + "families:\n"
     text += "".join(f"  - {line(item)}\n" for part in parts for item in part["families"])
     files.write_text(path, text)
 
 
 MARK = "# --- fitted by benchmarks/fit_shipped.py; do not edit below ---\n"
+
+
+def add_ranges(kind: str, data: Path, work: Path) -> None:
+    """Add to learned residuals the range of the features they were fitted on."""
+    for device, frame in read(data, kind).items():
+        path, board = work / f"{kind}-{device}.npz", Board(catalogue.hardware(device))
+        arrays = dict(np.load(path)) if path.is_file() else {}
+        for key, rows in TABLES[kind].by_family(frame, board).items():
+            name = "/".join(dict.fromkeys(key))
+            if f"{name}:values" in arrays and f"{name}:low" not in arrays:
+                _, columns = features(rows.operation, board, np.maximum(rows.seconds, 1e-9))
+                arrays[f"{name}:low"] = columns.min(axis=0).astype(np.float32)
+                arrays[f"{name}:high"] = columns.max(axis=0).astype(np.float32)
+        if arrays:
+            np.savez_compressed(path, **arrays)
 
 
 def line(item: dict[str, object]) -> str:
@@ -186,9 +232,12 @@ def fit_kind(kind: str, data: Path, work: Path, match: str) -> None:
     rows = {device: {key: part.sample(most) for key, part in parts.items()} for device, parts in rows.items()}
     shared, families, figures = catalogue.shared(), [], []
     started = time.time()
+    if kind in FEW_ROWS:
+        learn.MOST_FORM_ROWS, fit.MOST_STEPS = 500, 25
     grouped = by_family(rows)
     for key, devices in grouped.items():
         families.append(shared_values(key, devices))
+        print(f"{time.time() - started:6.0f} s  {'/'.join(key)}", flush=True)
     print(f"{time.time() - started:6.0f} s  {len(families)} families", flush=True)
     fits: dict[str, list[KernelFit]] = defaultdict(list)
     arrays: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
@@ -215,21 +264,11 @@ def fit_kind(kind: str, data: Path, work: Path, match: str) -> None:
     for device, each in before["fits"].items():
         kept = [KernelFit.model_validate(item) for item in each]
         fits[device] += [item for item in kept if not re.search(match, "/".join(item.key))]
-    carried_by_class: dict[str, object] = {}
-    by_family_: dict[tuple[str, str, str], Distance] = {}
-    if len(table):
-        table = extra(table, fits)
-        classes = table["operation"].str.replace(r"^collective\..*", "collective", regex=True)
-        carried_by_class = {str(n): distance(part, 0.7).model_dump(mode="json") for n, part in table.groupby(classes)}
-        by_family_ = {key: distance(part, 0.6) for key, part in table.groupby(["operation", "family", "dtype"])}
     before_families = [KernelFamily.model_validate(item) for item in before["families"]]
     families += [item for item in before_families if not re.search(match, "/".join(item.key))]
-    families = [f.model_copy(update={"carried": by_family_.get((f.operation, f.family.partition("/")[0], f.dtype))
-        or by_family_.get((f.operation, f.family, f.dtype))}) for f in families]
     document = {
         "left_out": figures,
         "families": [family.model_dump(mode="json", exclude_none=True) for family in families],
-        "carried": carried_by_class,
         "fits": {device: [item.model_dump(mode="json", exclude_none=True) for item in each] for device, each in fits.items()},
         "sources": {device: f"{len(frame):,} rows of kind {kind}" + (
             f" ({', '.join(sorted(frame['engine'].unique()))})" if "engine" in frame else "") for device, frame in frames.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Literal
@@ -27,44 +28,88 @@ from capacity.spec.engine import Engine
 from capacity.spec.hardware import Hardware
 from capacity.timing import calibrate, carried, transfer
 from capacity.timing.calibrate import LEAST_ROWS
+from capacity.timing.device import HALF
+from capacity.timing.families import usual
 from capacity.timing.form import Board, MissingFactError
 from capacity.timing.forms import form_of, named
-from capacity.timing.kernel import Kernel, Key
+from capacity.timing.kernel import Kernel, Key, key_of
 from capacity.timing.learn import LEAST_TREE_ROWS, Rows, learned
 from capacity.timing.residual import Trees
-from capacity.timing.tables import TABLES
+from capacity.timing.tables import TABLES, joined
 from capacity.work.measurement import Measurement
+from capacity.work.operations import Attention, Collective, Gemm
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known before anything is measured: calibrations with their devices, and what devices share."""
+
+    calibrations: Sequence[tuple[Calibration, Hardware]]
+    shared: Shared
+
+
 def from_measurements(
-    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, shared: Shared, today: date,
+    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, known: Known | Shared, today: date,
     engine: Engine = "eager",
 ) -> Calibration:  # fmt: skip
     """Return the calibration of the machine that was measured.
+
+    On a GPU products, attention and collectives are also fitted as kernels, which answer before the efficiencies.
 
     Parameters
     ----------
     measurements
         Single operations, and whole models that judge their sums. Classes with too few rows are left to `shared`.
+    known
+        Relatives say what few rows of kernels leave open; `Shared` alone knows none.
 
     Raises
     ------
     CapacityError
         When no class of operations has enough rows: the run was cut too short.
     """
+    known = Known((), known) if isinstance(known, Shared) else known
     fits, refused = _fits(measurements, profile)
-    if not fits:
+    kernels = kernel_fits_of(measurements, profile, known) if profile.kind == "gpu" else ()
+    if not (fits or kernels):
         why = refused or "too little was measured to fit anything; run it again with the same samples file"
         raise CapacityError(f"no calibration: {why}")
     draft = Calibration(
         id=profile.id if engine == "eager" else f"{profile.id}-{engine}", hardware=profile.id, engine=engine,
         source="capacity calibrate on this machine", date=today.isoformat(), machine=machine,
-        profile=profile, efficiencies=fits,
+        profile=profile, efficiencies=fits, kernels=kernels,
     )  # fmt: skip
-    return draft.model_copy(update={"composition": _compositions(draft, profile, measurements, shared)})
+    return draft.model_copy(update={"composition": _compositions(draft, profile, measurements, known.shared)})
+
+
+def kernel_fits_of(measurements: Sequence[Measurement], hardware: Hardware, known: Known) -> tuple[KernelFit, ...]:
+    """Return the fits of the kernel families that ran the measured products, attention calls and collectives.
+
+    Families with fewer rows than a class of efficiencies needs, or without the datasheet fact their form leans on, are
+    left out. A dtype that no relative has starts from the one that runs through the same units.
+    """
+    found: dict[Key, list[Measurement]] = {}
+    for item in measurements:
+        operation = item.operations[0]
+        if item.mode is None and isinstance(operation, Gemm | Attention | Collective):
+            family = next(name for name in usual(operation, hardware) if not name.endswith("/"))  # no engine's own
+            found.setdefault(key_of(operation, family), []).append(item)
+    relatives = [pair for pair in known.calibrations if pair[1].id != hardware.id]
+    prior = carried.kernels(hardware, relatives, known.shared)
+    families = {family.key: family for family in known.shared.families}
+    fits = []
+    for key, items in sorted(found.items()):
+        if len(items) < LEAST_ROWS:
+            continue
+        operations = joined([item.operations[0] for item in items], [1] * len(items))
+        rows = Rows(operations, Board(hardware), np.array([item.seconds for item in items]), np.arange(len(items)))
+        twin: Key = (key[0], key[1], HALF.get(key[2], key[2]), HALF.get(key[3], key[3]))
+        with suppress(MissingFactError):
+            fits.append(kernel_fit(key, rows, prior.get(key) or prior.get(twin), families.get(key))[0])
+    return tuple(fits)
 
 
 def _fits(measurements: Sequence[Measurement], profile: Hardware) -> tuple[tuple[Efficiency, ...], str]:
@@ -94,14 +139,6 @@ def _compositions(
 
 FAR = 0.3
 """Log standard deviation of a carried-over kernel at which a relative's numbers are no better than any device's [1]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known before a table is read: calibrations with their devices, and what devices share."""
-
-    calibrations: Sequence[tuple[Calibration, Hardware]]
-    shared: Shared
 
 
 def from_table(

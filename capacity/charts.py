@@ -5,7 +5,7 @@ With `charts_accuracy` the only file that imports plotly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -189,7 +189,7 @@ def predicted_measured(frame: Mapping[str, ArrayLike], unit: str = "s") -> Figur
             marker={"color": color, "symbol": symbol}, error_y=_band(predicted[mine], low[mine], high[mine], color),
             hovertemplate=f"measured %{{x:.3g}} {unit}, predicted %{{y:.3g}} {unit}",
         )  # fmt: skip
-    _add_agreement(figure, np.concatenate([measured[usable], predicted[usable]]))
+    _add_agreement(add, np.concatenate([measured[usable], predicted[usable]]))
     figure.update_xaxes(type="log", exponentformat="power", dtick=1)
     figure.update_yaxes(type="log", exponentformat="power", dtick=1)
     left = int(len(measured) - usable.sum())
@@ -206,12 +206,11 @@ def _band(
     return {**style, "array": up.tolist(), "arrayminus": down.tolist()}
 
 
-def _add_agreement(figure: Figure, numbers: NDArray[np.float64]) -> None:
+def _add_agreement(add: Callable[..., Figure], numbers: NDArray[np.float64]) -> None:
+    """Add the line of equal numbers by what drew the points: WebGL lies above everything else."""
     if numbers.size:
         ends = [float(numbers.min()), float(numbers.max())]
-        figure.add_scatter(
-            name="1:1", x=ends, y=ends, mode="lines", line={"color": INK, "dash": "dash"}, hoverinfo="skip"
-        )
+        add(name="1:1", x=ends, y=ends, mode="lines", line={"color": INK, "dash": "dash"}, hoverinfo="skip")
 
 
 def history_lines(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -14,6 +15,11 @@ from capacity.report.residuals import Points
 
 SHADE = "rgba(0, 114, 178, 0.18)"
 PREDICTED, BOUND = PALETTE[0], PALETTE[1]
+LINES = (
+    ("5 %, 50 %, 95 % observed", "solid", ("low", "middle", "high")),
+    ("90 % band", "dash", ("promised_low", "promised_high")),
+)
+"""Lines among the residuals: name, dash, and columns of `capacity.report.residuals.binned`."""
 NEARLY = 1.001
 """Two factors closer than this look the same."""
 
@@ -57,37 +63,40 @@ def curve(found: Curve) -> Figure:
             line={"color": BOUND, "dash": "dot"}, hovertemplate="%{x:,.0f}: %{y:.3g} s",
         )  # fmt: skip
     _logarithmic(figure, x=True, y=True)
-    return styled(figure, f"{found.title} ({found.fixed})", found.label, "Time of a launch [s]")
+    return styled(figure, found.title, f"{found.label}; {found.fixed}", "Time of a launch [s]")
 
 
 def residuals(found: Points, unit: str = "s") -> Figure:
     """Return ln(measured ÷ predicted) against the predicted time: its spread beside the band that was promised."""
     figure = go.Figure()
-    add = figure.add_scattergl if len(found.drawn["measured"]) > MANY else figure.add_scatter
+    many = len(found.drawn["measured"]) > MANY
+    add = figure.add_scattergl if many else figure.add_scatter
     hardware = np.asarray(found.drawn["hardware"], str)
     logs = np.log(found.drawn["measured"] / found.drawn["predicted"])
     for name, color, symbol in zip(dict.fromkeys(hardware.tolist()), cycle(PALETTE), cycle(SYMBOLS), strict=False):
         mine = hardware == name
         add(
             name=name, x=found.drawn["predicted"][mine].tolist(), y=logs[mine].tolist(), mode="markers",
-            marker={"color": color, "symbol": symbol, "opacity": 0.6},
+            marker={"color": color, "symbol": symbol, "opacity": 0.4 if many else 0.8, "size": 4 if many else 6},
             hovertemplate=f"predicted %{{x:.3g}} {unit}: ln ratio %{{y:.3f}}",
         )  # fmt: skip
     lines = found.residuals
-    _line(
-        figure, "5 %, 50 %, 95 % observed", lines["predicted"], (lines["low"], lines["middle"], lines["high"]), "solid"
-    )
-    _line(figure, "90 % band", lines["predicted"], (lines["promised_low"], lines["promised_high"]), "dash")
+    for name, dash, parts in LINES:
+        _line(add, name, lines["predicted"], [lines[part] for part in parts], dash)
     figure.add_hline(y=0.0, line_color=INK, line_width=1)
     _logarithmic(figure, x=True, y=False)
-    title = "Residuals: above 0 the measurement is slower than the prediction"
-    return styled(figure, title, f"Predicted [{unit}]", "ln(measured ÷ predicted) [1]")
+    return styled(
+        figure, "Residuals; above 0: slower than predicted", f"Predicted [{unit}]", "ln(measured ÷ predicted) [1]"
+    )
 
 
-def _line(figure: Figure, name: str, x: ArrayLike, each: tuple[ArrayLike, ...], dash: str) -> None:
-    """Add lines that share one entry of the legend; none where there are too few rows for any."""
+def _line(add: Callable[..., Figure], name: str, x: ArrayLike, each: Sequence[ArrayLike], dash: str) -> None:
+    """Add lines that share one entry of the legend; none where there are too few rows for any.
+
+    They are drawn by what draws the points: WebGL lies above everything else.
+    """
     for place, y in enumerate(each if np.size(x) else ()):
-        figure.add_scatter(
+        add(
             name=name, legendgroup=name, showlegend=place == 0, x=np.asarray(x).tolist(), y=np.asarray(y).tolist(),
             mode="lines", line={"color": INK, "dash": dash}, hovertemplate="%{y:.3f}",
         )  # fmt: skip

@@ -30,6 +30,17 @@ SIDES = (256, 512, 768, 1024, 1536, 2304, 3072, 4096, 5120, 8192, 11264, 14336)
 """m, and n or k, of the products to choose from: widths of models; multiples of 16, which narrow dtypes ask for."""
 MOST_BYTES, MOST_FLOP = 600e6, 3e11
 """Operands of two bytes a value, and work, of the largest product: a card of 16 GB still holds a batch of them."""
+PRODUCTS = (
+    (3072, 4096, 11264), (1, 4096, 256), (4, 14336, 14336), (4096, 3072, 11264), (16, 11264, 256), (4096, 4096, 8192),
+    (1, 14336, 14336), (32, 1536, 256), (1536, 2304, 3072), (16, 14336, 14336), (3072, 3072, 14336), (4, 14336, 11264),
+    (4, 11264, 256), (2048, 8192, 8192), (8192, 14336, 256), (384, 256, 256),
+    (1, 256, 3072), (16, 768, 1024), (256, 1024, 4096), (1, 256, 1536), (8192, 11264, 256), (64, 256, 256),
+    (192, 5120, 11264), (16, 256, 1024), (192, 256, 1024), (8192, 8192, 256), (256, 768, 4096), (1, 256, 512),
+    (256, 14336, 14336), (4, 256, 3072), (16, 1536, 2304), (4096, 14336, 256),
+)  # fmt: skip
+"""m, n, k chosen for the typical values of `capacity.timing.gemm` on T4, L4, A100, H100 and B200: the first half for
+launch time, efficiencies and derating whatever the family's constants are, the second half for the constants as well
+(waves, splits, prologue); tests/test_design.py chooses anew and compares. Derating needs a sustained run as well."""
 STEP = 0.02
 """Step of a derivative in the logarithm of a parameter: wide enough that a change of tile shows as a slope."""
 

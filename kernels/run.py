@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,12 @@ from typing import Any, Literal
 from capacity.errors import InputError, Problem
 from capacity.spec.calibration import Power
 from capacity.work.measurement import Measurement
+from kernels import collectives, gpu, suite
+from kernels.meters import ClockLog
+from kernels.nvml import NvmlUnavailableError, handle_of, nvml_index, session
 from kernels.power import measured_power, monitor_for
 from kernels.timing import METHOD_VERSION, Case, Clock, Effort, Run, Runner, Timing, measured
-from kernels.torch_backend import Backend
+from kernels.torch_backend import Backend, torch
 
 BATCH = 8
 Progress = Callable[[int, int, str], None]
@@ -99,6 +102,7 @@ def _timing(row: dict[str, Any]) -> Timing:
     return Timing(
         name=str(row["name"]), samples_s=tuple(row["samples_s"]), probes_s=tuple(row["probes_s"]),
         quiet_s=float(row["quiet_s"]), inner=int(row["inner"]), warmup_calls=int(row["warmup_calls"]),
+        note=str(row.get("note", "")),
     )  # fmt: skip
 
 
@@ -132,10 +136,76 @@ def measurements(cases: Sequence[Case], samples: Samples) -> list[Measurement]:
     ]
 
 
+def notes(samples: Samples) -> dict[str, str]:
+    """Return what was unusual about running a case, by case: launches that were timed with the host's gaps."""
+    return {name: timing.note for name, timing in samples.timings.items() if timing.note}
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """What a device did under a busy product for several seconds.
+
+    Attributes
+    ----------
+    clocks
+        Clock and what held it down, in words; empty where nothing could be read.
+    slowdowns
+        What is no part of normal work, heat or a power brake: a run with any is not what the card can do.
+    """
+
+    power: Power | Literal["not measured"]
+    clocks: str = ""
+    slowdowns: tuple[str, ...] = ()
+
+
+def sustained(backend: Backend, nvml: Any = None) -> Sustained:  # noqa: ANN401
+    """Return power, and on a GPU the clock and its limits, under a busy product; "not measured" without a counter."""
+    if backend.device != "cuda":
+        left, right = backend.random(1024, 1024), backend.random(1024, 1024)
+        return Sustained(_power(measured_power(monitor_for(backend.device), lambda: left @ right)))
+    dtype = "fp16" if "bf16" in suite.refusals(backend) else "bf16"
+    work = gpu.paced(suite.sustained_case(dtype, backend, gpu.Card.local(nvml)).build())
+    try:
+        with session(nvml) as api:
+            log = ClockLog(api, handle_of(api, nvml_index(0, api)))
+
+            def noted() -> None:
+                work()
+                log.note()
+
+            found = _power(measured_power(monitor_for(backend.device, nvml=nvml), noted))
+            clocks, slowdowns = log.said, log.slowdowns
+    except NvmlUnavailableError:
+        return Sustained("not measured")
+    if isinstance(found, Power) and clocks:
+        found = found.model_copy(update={"method": f"{found.method}; {clocks}"})
+    return Sustained(found, clocks, slowdowns)
+
+
 def power(backend: Backend) -> Power | Literal["not measured"]:
     """Return the board's power under a busy product, or "not measured" where no counter can be read."""
-    left, right = backend.random(1024, 1024), backend.random(1024, 1024)
-    reading = measured_power(monitor_for(backend.device), lambda: left @ right)
+    return sustained(backend).power
+
+
+def collective_measurements(
+    backend: Backend, plan: Plan, progress: Progress, *, asked: bool = False
+) -> tuple[list[Measurement], Mapping[str, str]]:
+    """Return what devices take to tell each other, and the kinds their library cannot do, with its words.
+
+    Two or more GPUs are always measured; processes on a CPU only when `asked`.
+
+    Raises
+    ------
+    CapacityError
+        When a rank fails, dies or falls silent, or `asked` with a single GPU.
+    """
+    if not asked and (backend.device != "cuda" or torch().cuda.device_count() < 2):
+        return [], {}
+    found = collectives.measure(collectives.Exchange.local(backend.device, quick=plan.quick), progress)
+    return list(found.measurements), found.skipped
+
+
+def _power(reading: object) -> Power | Literal["not measured"]:
     return reading if isinstance(reading, Power) else "not measured"
 
 
@@ -150,7 +220,7 @@ def _batches(cases: Iterable[Case]) -> Iterator[list[Case]]:
     """Yield cases that run together: whole models by fours, since each holds its weights in memory."""
     batch: list[Case] = []
     for case in cases:
-        full = len(batch) >= (4 if case.mode else BATCH)
+        full = len(batch) >= (4 if case.mode else BATCH) or case.alone or (bool(batch) and batch[0].alone)
         if batch and (full or batch[0].mode != case.mode):
             yield batch
             batch = []

@@ -18,6 +18,8 @@ from capacity.errors import CapacityError, InputError
 from capacity.spec.calibration import Calibration
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import BASES
+from capacity.timing.form import Board
+from capacity.timing.gemm import GEMM
 from capacity.timing.roofline import Roof, seconds
 from capacity.work.operations import Gemm, Operation
 from kernels import machine, run, suite
@@ -267,8 +269,9 @@ def table() -> pd.DataFrame:
     hardware, draw = catalogue.hardware("a100-sxm-80gb"), np.random.default_rng(0)
     m = np.round(2 ** draw.uniform(0, 13, 60))
     n, k = (np.round(2 ** draw.uniform(12, 14, 60)) for _ in range(2))
-    roof = Roof(t0_s=5e-6, flop_per_s=0.8 * hardware.rate("bf16"), bytes_per_s=1.5e12, sharpness=3.0)
-    times = seconds(Gemm(m=m, n=n, k=k, dtype="bf16"), roof) * draw.lognormal(sigma=0.05, size=60) * 1e6
+    values = GEMM.typical | {"t0_s": 5e-6, "flop_efficiency": 0.8, "bandwidth_efficiency": 0.75}
+    times = GEMM.seconds(Gemm(m=m, n=n, k=k, dtype="bf16"), Board(hardware), values)
+    times = times * draw.lognormal(sigma=0.05, size=60) * 1e6
     names = {"hardware": hardware.id, "engine": "vllm 0.14.0", "dtype": "bf16"}
     return pd.DataFrame(names | {"m": m, "n": n, "k": k, "latency_us": times})
 
@@ -289,7 +292,10 @@ def test_a_table_becomes_a_calibration_that_plans_use(tmp_path):
         "fused",
         None,
     )
-    assert found.efficiencies[0].flop_efficiency == pytest.approx(0.8, rel=0.1)
+    (fit,) = found.kernels
+    assert fit.key == ("gemm", "library", "bf16", "bf16")
+    assert fit.values["flop_efficiency"] == pytest.approx(0.8, rel=0.1)
+    assert fit.values["bandwidth_efficiency"] == pytest.approx(0.75, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +320,7 @@ def test_rows_that_cannot_be_fitted_are_left_out_and_counted(tmp_path, change, r
     done = from_table(tmp_path, pd.concat([good.astype(object), bad], ignore_index=True), "--json")
     assert done.code == 0, done.err
     assert f"rows left out: 2 ({reason}" in done.err
-    (fit,) = done.json["efficiencies"]
+    (fit,) = done.json["kernels"]
     assert fit["rows"] == 60
 
 
@@ -327,7 +333,7 @@ def test_rows_that_cannot_be_fitted_are_left_out_and_counted(tmp_path, change, r
         (table(), ("--hardware", "l40s"), "no rows of hardware l40s; it has a100-sxm-80gb"),
         (table().drop(columns="latency_us"), (), "a fit needs column 'latency_us'"),
         (table().drop(columns="m"), (), "kind gemm needs column 'm'"),
-        (table().iloc[:2], (), "no class of operations of a100-sxm-80gb has 3 usable rows"),
+        (table().assign(m=0), (), "no rows of hardware a100-sxm-80gb; it has no usable row at all"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_with_what_is_allowed(tmp_path, frame, arguments, message):
@@ -340,4 +346,4 @@ def test_what_cannot_be_fitted_is_refused_with_what_is_allowed(tmp_path, frame, 
 def test_only_single_operations_can_be_fitted_from_a_table(tmp_path):
     table().to_csv(tmp_path / "t.csv", index=False)
     done = capacity("calibrate", "--from", tmp_path / "t.csv", "--kind", "encoder", "--hardware", "a100-sxm-80gb")
-    assert (done.code, "unknown kind 'encoder'; known: attention, gemm" in done.err) == (2, True)
+    assert (done.code, "unknown kind 'encoder'; known: attention, collective, gemm, gemm_fp32, moe" in done.err) == (2, True)

@@ -99,8 +99,8 @@ def test_every_leaf_command_offers_json():
         (("dashboard", "no-such-scenario", "--json"), "unknown scenario"),
         (("calibrate", "--from", "table.csv"), "--hardware"),
         (("calibrate", "--from", "table.csv", "-H", "t4"), "--kind"),
-        (("calibrate", "--from", "table.csv", "-H", "t4", "--kind", "gem"), "did you mean gemm?"),
-        (("validate", "table.csv", "--kind", "gem"), "did you mean gemm?"),
+        (("calibrate", "--from", "table.csv", "-H", "t4", "--kind", "gem"), "did you mean gemm or gemm_fp32?"),
+        (("validate", "table.csv", "--kind", "gem"), "did you mean gemm or gemm_fp32?"),
         (("validate", "table.csv", "--kind", "gemm"), "table.csv: no such file"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -10,6 +11,8 @@ import sys
 from html import unescape
 from pathlib import Path
 
+import measured_rows
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
@@ -17,10 +20,10 @@ from typer.testing import CliRunner
 from capacity import cli, documents
 from capacity.pages import cached, state
 from capacity.pages.state import View
-from capacity.report import sentence
+from capacity.report import kernels, sentence
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("plan", "hardware", "scenario", "method")
+PAGES = ("plan", "hardware", "scenario", "accuracy", "method")
 RATE = "slide:traffic.peak_rate"
 DOWNLOADS = {"download:html", "download:markdown", "download:csv", "download:json", "download:yaml"}
 
@@ -255,8 +258,90 @@ def test_the_scenario_page_shows_what_was_changed():
 def test_the_method_page_explains_words_errors_and_formulas():
     shown = flat(text(opened("method")))
     assert all(word in shown for word in ("measured", "calibrated", "projected", "datasheet", "assumed"))
-    assert "Median error, held out" in shown
+    assert "Source of the error" in shown
     assert "Erlang" in shown
+
+
+def test_the_accuracy_page_shows_where_numbers_come_from_and_how_wrong_they_were():
+    app = opened("accuracy", device="l40s")
+    assert not app.error
+    (families,) = (part.value for part in app.dataframe)
+    assert len(families) == len(kernels.origins(cached.profiles()["l40s"], cached.calibrations()))
+    assert families["Median error, held out"].between(0, 1).all()
+    assert (families.filter(like="90 % band") > 1).all(axis=None)
+    assert "measured here" in set(families["From"])
+    shown = flat(text(app))
+    assert all(words in shown for words in ("l40s-fused", "forms, version 2", "rows of kind gemm", "Whole models"))
+    assert len(app.get("plotly_chart")) == 2
+
+
+def test_a_device_nobody_measured_names_its_relatives():
+    app = opened("accuracy", device="h200-sxm-141gb")
+    assert not app.error
+    assert "no kernel family was measured here" in app.markdown[0].value
+    shown = app.dataframe[0].value
+    assert shown["From"].str.startswith("carried over from").all()
+    assert (shown["Basis"] == "projected").all()
+
+
+def test_what_the_accuracy_page_shows_stands_in_the_url():
+    app = opened("accuracy")
+    assert query(app) == {"scenario": [state.EXAMPLE]}
+    app.selectbox(key="device").set_value("l40s").run()
+    family = app.selectbox(key="kernel").options[-1]
+    app.selectbox(key="kernel").select(family).run()
+    healthy(app.selectbox(key="kind").set_value("collective").run())
+    said = query(app)
+    assert (said["device"], said["kind"]) == (["l40s"], ["collective"])
+    again = opened("accuracy", **said)
+    assert not again.error
+    assert again.selectbox(key="kernel").value == app.selectbox(key="kernel").value == said["kernel"][0]
+    plain, shown = (cached.plan(View(scenario=state.EXAMPLE, device=name)) for name in ("", "l40s"))
+    assert plain is shown  # a page's choice asks for no new plan
+
+
+def test_a_link_to_a_family_or_device_that_is_not_there_says_so():
+    app = opened("accuracy", device="l40s", kernel="gemm:abacus:fp16:fp16", kind="abacus")
+    assert "has no kernel family gemm:abacus:fp16:fp16" in app.info[0].value.replace("\\", "")
+    assert "unknown kind 'abacus'" in errors(app)
+    assert "unknown device 'abacus'" in errors(opened("accuracy", device="abacus"))
+
+
+def test_an_uploaded_table_is_held_against_predictions():
+    app = opened("accuracy", device="l40s")
+    content = measured_rows.varied("gemm").to_csv(index=False).encode()
+    healthy(app.file_uploader[0].upload("mine.csv", content).run())
+    assert not app.error
+    found = cached.validation(content, "mine.csv", "gemm")
+    by_hardware = app.dataframe[-1].value
+    assert list(by_hardware["Hardware"]) == ["all", *found.figures["by_hardware"]]
+    assert by_hardware["Rows predicted"][0] == found.figures["targets"]["latency_us"]["predicted"]
+    assert "unknown hardware 't5'" in flat(text(app))
+    assert f"{found.points['latency_us'].usable} of {len(found.frame)} rows" in "\n".join(c.value for c in app.caption)
+    assert len(app.get("plotly_chart")) == 4
+    assert "download:predictions" in {button.key for button in app.get("download_button")}
+    again = pd.read_csv(io.StringIO(cached.long_csv(found)))
+    assert list(again.columns) == list(found.frame.columns)
+    assert len(again) == len(found.frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("mine.csv", b"", "mine.csv: is not a CSV or Parquet table"),
+        ("mine.csv", b"a,b\n1,2\n", "mine.csv: kind gemm needs column 'm'"),
+        ("mine.csv", b"hardware,engine,dtype,m,n,k,latency_us\n", "mine.csv: holds no rows"),
+        ("mine.parquet", b"PAR1 and nothing else", "mine.parquet: is not a CSV or Parquet table"),
+        ("mine.csv", b"\xff\xfe\x00\x01", "mine.csv: is not a CSV or Parquet table"),
+    ],
+)
+def test_a_bad_table_gives_one_clear_message(name, content, expected):
+    app = opened("accuracy", device="l40s")
+    healthy(app.file_uploader[0].upload(name, content).run())
+    (message,) = app.error
+    said = message.value.replace("\\", "")
+    assert said.startswith("This is no table of kind gemm that can be used")
+    assert expected in said
 
 
 def test_the_scenario_of_the_environment_opens_first(monkeypatch):
@@ -283,7 +368,8 @@ def test_the_dashboard_loads_no_torch():
     code = (
         "import sys; from streamlit.testing.v1 import AppTest;"
         "app = AppTest.from_file('dashboard.py', default_timeout=60).run();"
-        "[app.switch_page(f'capacity/pages/{name}.py').run() for name in ('hardware', 'scenario', 'method')];"
+        "pages = ('hardware', 'scenario', 'accuracy', 'method');"
+        "[app.switch_page(f'capacity/pages/{name}.py').run() for name in pages];"
         "print(len(app.exception), *({'torch', 'transformers', 'kernels'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -81,6 +81,8 @@ def test_every_kind_of_case_runs(engine, monkeypatch):
     monkeypatch.setattr(cases, "ROTATING_BYTES", 1e5)
     for dtype in runner.matrix_dtypes():
         cases.gemm_case(4, 32, 32, dtype, runner).build()()
+        if dtype != "int8":
+            assert cases.streaming_case("add", 4, 64, dtype, runner).build()() is not None
     for causal in (False, True):
         shape = {"batch": 1, "heads": 2, "kv_heads": 2, "query": 8, "keys": 8, "head_dim": 16, "dtype": "fp32"}
         cases.attention_case(Attention(**shape, causal=causal), runner).build()()

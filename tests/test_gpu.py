@@ -1,4 +1,4 @@
-"""GPU profiles from replayed NVML: known cards, unknown ones, and what a card does not support."""
+"""GPU profiles and clocks from replayed NVML: known cards, unknown ones, and what a card does not support."""
 
 import pytest
 from replay_nvml import ReplayNvml, unsupported
@@ -7,6 +7,7 @@ from capacity import catalogue, documents
 from capacity.spec.hardware import Hardware
 from kernels import machine
 from kernels.gpu import SHIPPED, detect_gpu, hardware_id_of, plain_name
+from kernels.meters import ClockLog
 from kernels.nvml import NvmlUnavailableError, nvml_index
 
 MiB = 2**20
@@ -149,6 +150,43 @@ def test_devices_that_cuda_does_not_see(visible):
     nvml.nvmlInit()
     with pytest.raises(NvmlUnavailableError, match="CUDA_VISIBLE_DEVICES"):
         nvml_index(1, nvml, {"CUDA_VISIBLE_DEVICES": visible})
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------------
+
+
+def clock_log(*bits: int, **overrides: object) -> ClockLog:
+    """Return the log of an H100 whose clock was held down by `bits`, one moment after the other."""
+    told = iter(bits)
+    reasons = {"nvmlDeviceGetCurrentClocksEventReasons": lambda: next(told)} if bits else {}
+    nvml = ReplayNvml.of("h100", **(reasons | overrides))
+    nvml.nvmlInit()
+    log = ClockLog(nvml, 0)
+    for _ in bits or range(2):
+        log.note()
+    return log
+
+
+def test_clock_and_power_cap_as_recorded():
+    log = clock_log()
+    assert (log.clock_hz, log.reasons, log.slowdowns) == (1.755e9, ("the power cap",), ())
+    assert log.said == "SM clock 1.755 of at most 1.98 GHz, held down by the power cap"
+
+
+def test_heat_is_no_part_of_normal_work():
+    log = clock_log(0, 0, 0x04, 0x44)
+    assert log.reasons == ("the power cap", "a hardware thermal slowdown")
+    assert log.slowdowns == ("a hardware thermal slowdown",)
+    assert clock_log(0x20, 0x80, 0x01, 0x00).reasons == ()  # while it settled, or had nothing to do
+
+
+def test_clocks_that_cannot_be_read():
+    silent = {f"nvmlDeviceGet{name}": unsupported() for name in ("ClockInfo", "MaxClockInfo")}
+    silent |= {f"nvmlDeviceGetCurrentClocks{name}Reasons": unsupported() for name in ("Event", "Throttle")}
+    log = clock_log(**silent)
+    assert (log.clock_hz, log.reasons, log.said) == (None, (), "")
+    older = {"nvmlDeviceGetCurrentClocksEventReasons": unsupported(), "nvmlDeviceGetCurrentClocksThrottleReasons": 8}
+    assert clock_log(**older).slowdowns == ("a hardware slowdown",)
 
 
 @pytest.mark.gpu

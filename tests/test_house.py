@@ -34,10 +34,10 @@ EDGE = {
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "plan": {"errors", "units", "timing"},
     "files": {"errors"},
-    "catalogue": {"errors", "problems", "documents", "spec", "work"},
+    "catalogue": {"errors", "problems", "documents", "spec", "work", "timing"},
     "references": {"errors", "problems", "documents", "spec", "catalogue", "work"},
     "calibration": UP_TO_TIMING,
-    "validate": UP_TO_TIMING | {"catalogue"},
+    "validate": UP_TO_TIMING | {"phases", "catalogue", "validate"},
     "history": {"errors", "spec"},
     "planner": UP_TO_MONEY | {"catalogue", "references"},
     "charts": {"errors", "units", "plan", "report"},

@@ -100,7 +100,8 @@ def test_a_bad_size_is_refused_and_its_neighbors_are_not(kind, name, value):
         ("gemm", {"engine": "nobody 3"}, "unknown engine 'nobody 3'; known: "),
         ("gemm", {"engine": None}, "engine is blank"),
         ("gemm", {"dtype": "fp99"}, "unknown dtype 'fp99'; did you mean fp8"),
-        ("gemm", {"dtype": "fp8"}, "a100-sxm-80gb has no dense fp8 rate; its profile knows "),
+        ("gemm", {"hardware": "t4"}, "t4 has no dense bf16 rate; its profile knows "),
+        ("attention", {"dtype": "fp8"}, "a100-sxm-80gb has no dense fp8 rate; its profile knows "),
         ("gemm", {"dtype": None, "m": 0}, "dtype is blank"),  # names before sizes: one reason a row
         ("attention", {"phase": "middle"}, "unknown phase 'middle'; known: decode, encoder, prefill"),
         ("attention", {"phase": None}, "phase is blank"),
@@ -120,6 +121,14 @@ def test_a_row_that_cannot_be_predicted_says_why(kind, change, reason):
     found = predicted(rows(kind, change, {}), kind)
     assert found.loc[0, "reason"].startswith(reason)
     assert (found.loc[1, "reason"], found["predicted"].notna().tolist()) == ("", [False, True])
+
+
+def test_products_stored_in_a_dtype_without_units_run_in_bf16_and_are_projected():
+    found = predicted(rows("gemm", {"dtype": "fp8"}, {"dtype": "bf16"}), "gemm")  # an A100 has no fp8 units
+    assert found["reason"].tolist() == ["", ""]
+    assert found.loc[0, "basis"] == "projected"
+    width = found["high"] / found["low"]
+    assert width[0] > 1.3 * width[1]
 
 
 def test_refused_rows_are_counted_never_dropped():

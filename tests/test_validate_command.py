@@ -161,13 +161,20 @@ def test_the_plot_needs_no_network(tmp_path):
 
 def test_a_calibration_file_goes_before_the_shipped_ones(tmp_path):
     shipped = next(item for item, _ in CONTEXT.calibrations if item.id == "a100-sxm-80gb-fused")
-    slow = tuple(fit.model_copy(update={"t0": 1.0}) for fit in shipped.efficiencies)
-    own = shipped.model_copy(update={"id": "mine", "efficiencies": slow})
+    slow = tuple(
+        fit.model_copy(update={"values": dict(fit.values) | {"t0_s": 1.0}, "learned": None})
+        for fit in shipped.kernels
+        if fit.key == ("gemm", "library/vllm", "bf16", "bf16")
+    )
+    own = shipped.model_copy(update={"id": "mine", "kernels": slow})
     (tmp_path / "mine.yaml").write_text(calibration.to_yaml(own), encoding="utf-8")
-    table, output = written(rows("gemm"), tmp_path / "t.csv"), tmp_path / "o.csv"
+    frame = rows("gemm", {}, {"engine": "trtllm 1.0.0"})
+    table, output = written(frame, tmp_path / "t.csv"), tmp_path / "o.csv"
     done = capacity("validate", table, "--kind", "gemm", "--calibration", tmp_path / "mine.yaml", "--output", output)
     assert done.code == 0, done.err
-    assert read(output).loc[0, "predicted"] > 1e6  # a second a launch, in µs
+    found = read(output)["predicted"]
+    assert found[0] > 1e6  # a second a launch, in µs
+    assert found[1] == predicted(frame, "gemm")["predicted"][1]  # kernels it does not speak of: the shipped ones
 
 
 def test_a_calibration_brings_the_profile_of_its_machine(tmp_path):
@@ -184,7 +191,7 @@ def test_a_calibration_brings_the_profile_of_its_machine(tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        (rows("gemm"), "gemms", "unknown kind 'gemms'; did you mean gemm?"),
+        (rows("gemm"), "gemms", "unknown kind 'gemms'; did you mean gemm or gemm_fp32?"),
         (rows("gemm"), "training", "unknown kind 'training'"),
         (rows("gemm").drop(columns=["m", "dtype"]), "gemm", "kind gemm needs column 'm'"),
         (rows("gemm"), "encoder", "kind encoder needs column 'layers'"),

@@ -20,7 +20,6 @@ from capacity.spec.calibration import Calibration
 from capacity.spec.engine import PROCESSOR_ENGINES, Engine
 
 if TYPE_CHECKING:
-
     from kernels.run import Samples
     from kernels.timing import Case, Runner
 

@@ -65,7 +65,8 @@ def _provenance(device: Device, known: dict[Key, kernels.Origin]) -> None:
     st.subheader("Where its numbers come from", anchor="provenance")
     pairs = cached.calibrations()
     content = kernels.provenance_table(device, known, pairs, cached.shared())
-    show.table(content.without("source"), below=("source",), height=420)
+    keep = [column.key for column in content.columns if column.key != "source"]
+    show.table(content, keep=keep, below=("source",), height=420)
     for calibration, profile in pairs:
         if profile.id == device.hardware.id:
             with st.expander(f"All about {escaped(calibration.id)}"):
@@ -83,7 +84,7 @@ def _families(device: Device, known: dict[Key, kernels.Origin]) -> None:
 
 def _kernel(view: View, device: Device, known: list[Key]) -> None:
     """Draw the band and the times of one kernel family."""
-    keys = {state.kernel_name(key): key for key in known}
+    keys = {kernels.identifier(key): key for key in known}
     if not keys:
         return
     st.subheader("One family in detail", anchor="family")

@@ -19,7 +19,6 @@ from capacity import catalogue, documents, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError, suggestion
 from capacity.spec.scenario import Scenario
-from capacity.timing.kernel import Key
 from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
 
@@ -286,17 +285,6 @@ def _leaves(value: object, path: str) -> dict[str, str]:
     for key, child in named.items():
         found |= _leaves(child, f"{path}.{key}" if path else key)
     return found
-
-
-def kernel_name(key: Key) -> str:
-    """Return the text that stands for a kernel family in a URL.
-
-    Examples
-    --------
-    >>> kernel_name(("gemm", "library/vllm", "bf16", "bf16"))
-    'gemm:library/vllm:bf16:bf16'
-    """
-    return ":".join(key)
 
 
 def path_of(setting: str) -> str:

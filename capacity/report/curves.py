@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from capacity.report.kernels import factor, log_sigma, precision
+from capacity.report.kernels import factor, log_sigma, precision, runs
 from capacity.spec.hardware import Hardware
 from capacity.timing.device import reference_bandwidth, reference_rate
 from capacity.timing.form import Board, MissingFactError
@@ -80,7 +80,7 @@ def name(key: Key) -> str:
 
 def band(key: Key, kernel: Kernel) -> Band:
     """Return the band of a kernel family against its predicted time."""
-    stated = np.exp(kernel.scatter.log_seconds)
+    stated = np.exp(kernel.scatter.log_times)
     fixed = len(stated) == 1
     first, last = USUAL_TIMES_S if fixed else (stated[0] / BEYOND_KNOTS, stated[-1] * BEYOND_KNOTS)
     times = np.unique(np.concatenate([np.geomspace(first, last, POINTS), stated[: 0 if fixed else None]]))
@@ -142,7 +142,8 @@ def curve(key: Key, kernel: Kernel, hardware: Hardware) -> Curve | None:
     MissingFactError
         When the profile lacks a fact that the form needs.
     """
-    found = sweep(key)
+    dtype = runs(key, hardware) or key[2]
+    found = sweep((key[0], key[1], dtype, dtype if key[3] == key[2] else key[3]))
     if found is None:
         return None
     estimate = kernel.time(found.operation, Board(hardware))

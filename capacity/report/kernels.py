@@ -13,7 +13,7 @@ from capacity.spec.calibration import Calibration, KernelFit, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Z90
 from capacity.timing.carried import distance, sigma_at
-from capacity.timing.device import Device
+from capacity.timing.device import HALF, Device
 from capacity.timing.kernel import Kernel, Key
 from capacity.units import text
 from capacity.work.operations import Amount
@@ -78,9 +78,9 @@ class Origin:
 
 
 def origins(hardware: Hardware, calibrations: Iterable[tuple[Calibration, Hardware]]) -> dict[Key, Origin]:
-    """Return where each kernel family that may run on `hardware` comes from, measured ones first, nearest relatives next.
+    """Return where each kernel family that may run on `hardware` comes from, nearest first.
 
-    They are those of `capacity.timing.carried.kernels` whose products the device has a dense rate for.
+    They are those of `capacity.timing.carried.kernels` whose dtype the device has a dense rate for.
     """
     found: dict[Key, dict[int, list[Source]]] = {}
     for calibration, profile in calibrations:
@@ -92,9 +92,25 @@ def origins(hardware: Hardware, calibrations: Iterable[tuple[Calibration, Hardwa
     return {key: Origin(far, tuple(found[key][far][: 1 if far == OWN else None])) for far, key in nearest}
 
 
-def runs(key: Key, hardware: Hardware) -> bool:
-    """Tell whether the device has a rate for what a kernel family multiplies; collectives multiply nothing."""
-    return key[0].startswith("collective") or hardware.rate(key[2]) is not None
+def runs(key: Key, hardware: Hardware) -> str | None:
+    """Return the dtype that a kernel family multiplies on a device, None where the device has no rate for it.
+
+    16-bit dtypes answer for each other, as in `capacity.timing.device`; collectives multiply nothing.
+    """
+    if key[0].startswith("collective"):
+        return key[2]
+    return next((dtype for dtype in (key[2], HALF.get(key[2])) if dtype and hardware.rate(dtype) is not None), None)
+
+
+def identifier(key: Key) -> str:
+    """Return the text that stands for a kernel family in a link.
+
+    Examples
+    --------
+    >>> identifier(("gemm", "library/vllm", "bf16", "bf16"))
+    'gemm:library/vllm:bf16:bf16'
+    """
+    return ":".join(key)
 
 
 def factor(log_sigma: Amount) -> Amount:
@@ -242,10 +258,8 @@ def summary(device: Device, known: Mapping[Key, Origin]) -> str:
     if own:
         errors = [fit.median_error for fit in own]
         ends = " to ".join(dict.fromkeys(text(end, "fraction", 2) for end in (min(errors), max(errors))))
-        said = (
-            f"{device.hardware.name}: {len(own)} kernel families measured here, with a median error of {ends} on "
-            "shapes held out of the fit"
-        )
+        count = "1 kernel family" if len(own) == 1 else f"{len(own)} kernel families"
+        said = f"{device.hardware.name}: {count} measured here, with a median error of {ends} on shapes held out"
     relatives = sorted({profile.name for origin in rest for _, _, profile in origin.sources})
     if rest:
         said += f"; {len(rest)} carried over from {', '.join(relatives)}"

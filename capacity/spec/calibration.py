@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
+from capacity.spec.steps import EngineSteps
 
 METHOD: Literal["forms"] = "forms"
 METHOD_VERSION: Literal[2] = 2
@@ -141,6 +142,10 @@ class Composition(Spec):
     """
 
     mode: Literal["inference", "training"]
+    engine: Id | None = None
+    """Engine whose own kernels were summed (`EngineSteps`); absent: the operations of this calibration."""
+    dtype: Dtype | None = None
+    """What it multiplies matrices in; given where `engine` is."""
     launch: Duration = 0
     """Host time per launched operation [s]: added on CPUs, a lower bound of the step on GPUs."""
     slowdown: Factor = 1
@@ -235,10 +240,14 @@ class Shared(Spec):
     """Added where another class of operations or another dtype stands in."""
     engine_log_sigma: LogSigma
     """Between engines: added where the software that runs a step is not the one that was measured."""
+    beyond_log_sigma: LogSigma = 0.0
+    """Added well beyond the sizes that a kernel was measured at, from leaving large sizes out."""
     carried: Distance
     carried_kernels: dict[str, Distance] = Field(default_factory=dict)
     """The same for fitted kernels by class of operations, from leaving devices out; absent: `carried`."""
     efficiencies: Annotated[tuple[Efficiency, ...], Field(min_length=1)]
     families: tuple[KernelFamily, ...] = ()
     eager_steps: EagerSteps | None = None
+    engine_steps: tuple[EngineSteps, ...] = ()
+    """Engines that are only timed in whole models: their kernels on any GPU."""
     compositions: dict[Literal["eager", "fused"], tuple[Composition, ...]]

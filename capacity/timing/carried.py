@@ -61,7 +61,7 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
     for calibration, profile in calibrations:
         for fit in calibration.kernels:
             if profile.id == hardware.id:
-                found.setdefault(fit.key, own(fit, calibration, families))
+                found.setdefault(fit.key, own(fit, calibration, families, shared.beyond_log_sigma))
             elif profile.kind == hardware.kind:
                 by_distance = relatives.setdefault(fit.key, {})
                 by_distance.setdefault(distance(hardware, profile), []).append((fit, calibration, profile))
@@ -73,7 +73,9 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
             found[key] = _average(by_distance[far], sigma_at(carried, far), family)
         if far == 0 and not found[key].learned:  # a few rows teach no trees: those of siblings hold (kernel-time.md)
             siblings = tuple(each for fit, calibration, _ in by_distance[0] for each in _learned(fit, calibration))
-            found[key] = dataclasses.replace(found[key], learned=siblings)
+            found[key] = dataclasses.replace(
+                found[key], learned=siblings, beyond_log_sigma=shared.beyond_log_sigma
+            )
     return found
 
 
@@ -82,11 +84,14 @@ def _class(operation: str) -> str:
     return "collective" if operation.startswith("collective") else operation
 
 
-def own(fit: KernelFit, calibration: Calibration, families: Mapping[Key, KernelFamily]) -> Kernel:
+def own(
+    fit: KernelFit, calibration: Calibration, families: Mapping[Key, KernelFamily], beyond_log_sigma: float
+) -> Kernel:
     """Return the kernel of a fit on the device it was measured on."""
     return Kernel(
         form=named(fit.form, fit.family), values=values([fit], families.get(fit.key)), scatter=scatter(fit),
         basis=fit.basis, label=_label(fit, calibration.hardware), learned=_learned(fit, calibration),
+        beyond_log_sigma=beyond_log_sigma,
     )  # fmt: skip
 
 
@@ -126,11 +131,11 @@ def scatter(fit: KernelFit) -> Scatter:
 
 def knots(of: Scatter) -> tuple[BandKnot, ...]:
     """Return a scatter as a document states it; empty when it is the same everywhere."""
-    if len(of.log_seconds) == 1:
+    if len(of.log_times) == 1:
         return ()
     return tuple(
         BandKnot(seconds=float(f"{np.exp(log_s):.3g}"), log_sigma=float(f"{sigma:.3g}"))
-        for log_s, sigma in zip(of.log_seconds, of.log_sigma, strict=True)
+        for log_s, sigma in zip(of.log_times, of.log_sigma, strict=True)
     )
 
 

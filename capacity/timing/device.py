@@ -116,10 +116,16 @@ class Device:
         half = (kind, family, HALF.get(dtype, dtype), HALF.get(stored, stored))
         return self.kernels.get((kind, family, dtype, stored)) or self.kernels.get(half)
 
-    def step(self, operations: Iterable[Operation], mode: str = "inference") -> Estimate:
-        """Return the time of a model step [s]: its operations, plus what running them as one model costs."""
+    def step(self, operations: Iterable[Operation], mode: str = "inference", families: Sequence[str] = ()) -> Estimate:
+        """Return the time of a model step [s]: its operations, plus what running them as one model costs.
+
+        Parameters
+        ----------
+        families
+            Kernel families that run the operations; the usual ones by default.
+        """
         operations = tuple(operations)
-        kernels = total(self.time(operation) for operation in operations)
+        kernels = total(self.time(operation, families) for operation in operations)
         composition = self.compositions.get(mode)
         if composition is None:
             return kernels

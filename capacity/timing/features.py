@@ -24,7 +24,7 @@ def features(operation: Operation | ExpertLayer, board: Board, predicted_s: Arra
     Parameters
     ----------
     predicted_s
-        Time by the form [s], shape (launches,).
+        Time by the form [s], in the shape that the operation's fields broadcast to.
     """
     columns: dict[str, Any] = {}
     for name in SIZES.get(type(operation), OTHERS):
@@ -40,8 +40,8 @@ def features(operation: Operation | ExpertLayer, board: Board, predicted_s: Arra
     if hasattr(operation, "skew"):
         columns["skew"] = operation.skew
     shape = predicted_s.shape
-    stacked = np.stack([np.broadcast_to(np.asarray(column, dtype=float), shape) for column in columns.values()], axis=1)
-    return tuple(columns), stacked
+    flat = [np.broadcast_to(np.asarray(column, dtype=float), shape).ravel() for column in columns.values()]
+    return tuple(columns), np.stack(flat, axis=1)
 
 
 def _unfilled(product: Gemm, tile: int, board: Board) -> Array:

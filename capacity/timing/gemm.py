@@ -104,28 +104,25 @@ def judging_numbers(product: Gemm, board: Board, values: Values) -> Array:
 
 
 def vectorized(m: Array, n: Array, k: Array, batch: Array, numbers: Array) -> Array:
-    """Return the time of the fastest candidate without t0 [s]; every candidate for all shapes at once."""
+    """Return the time of the fastest candidate without t0 [s]; all candidates at once, so for a few shapes only."""
     cores, flop_per_s, half, bandwidth, *_, sharpness, prologue, fill, rounding, split_s = numbers
-    traffic_s, result = cached_traffic_s(m, n, k, batch, numbers), batch * m * n
-    best = np.full(m.shape, np.inf)
-    for rows, columns in TILES:
-        intensity = rows * columns / (rows + columns)
-        share = intensity / (intensity + half) * (LARGEST + half) / LARGEST
-        blocks_once = batch * np.ceil(m / rows) * np.ceil(n / columns)
-        for split in SPLITS:
-            blocks = blocks_once * split
-            waves = np.where(blocks <= cores, 1, rounding * np.ceil(blocks / cores) + (1 - rounding) * blocks / cores)
-            depth = np.ceil(k / split / 32) * 32 + prologue
-            compute_s = waves * 2 * rows * columns * depth / (share * flop_per_s)
-            moved_s = traffic_s / np.minimum(1, blocks / (fill * cores))
-            extra_s = 0.0
-            if split > 1:
-                moved_s, extra_s = moved_s + split * result * 4 / bandwidth, split_s
-            longer = np.maximum(compute_s, moved_s)
-            ratio = np.minimum(compute_s, moved_s) / longer
-            time_s = longer * (1 + ratio**sharpness) ** (1 / sharpness) + extra_s
-            allowed = (split == 1) | ((k >= LEAST_K * split) & (blocks <= 2 * cores))
-            best = np.where(allowed & (time_s < best), time_s, best)
+    m, n, k, batch, traffic_s = (
+        part[:, None, None] for part in (m, n, k, batch, cached_traffic_s(m, n, k, batch, numbers))
+    )
+    (rows, columns), split = TILES.T[:, :, None], np.array(SPLITS)
+    intensity = rows * columns / (rows + columns)
+    share = intensity / (intensity + half) * (LARGEST + half) / LARGEST
+    blocks = batch * np.ceil(m / rows) * np.ceil(n / columns) * split
+    waves = np.where(blocks <= cores, 1, rounding * np.ceil(blocks / cores) + (1 - rounding) * blocks / cores)
+    depth = np.ceil(k / split / 32) * 32 + prologue
+    compute_s = waves * 2 * rows * columns * depth / (share * flop_per_s)
+    moved_s = traffic_s / np.minimum(1, blocks / (fill * cores))
+    moved_s = moved_s + (split > 1) * split * (batch * m * n) * 4 / bandwidth
+    longer = np.maximum(compute_s, moved_s)
+    ratio = np.minimum(compute_s, moved_s) / longer
+    time_s = longer * (1 + ratio**sharpness) ** (1 / sharpness) + (split > 1) * split_s
+    allowed = (split == 1) | ((k >= LEAST_K * split) & (blocks <= 2 * cores))
+    best: Array = np.where(allowed, time_s, np.inf).min(axis=(1, 2))
     return best
 
 

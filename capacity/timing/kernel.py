@@ -25,15 +25,11 @@ def key_of(operation: Operation | ExpertLayer, family: str) -> Key:
     return operation.operation, family, operation.dtype, stored or operation.dtype
 
 
-BEYOND = 0.06
-"""Log standard deviation added for every e-fold of time beyond the range that was measured [1]."""
-
-
 @dataclass(frozen=True, slots=True)
 class Scatter:
     """Log standard deviation of a single launch by its predicted time: straight between knots in ln(seconds)."""
 
-    log_seconds: Array
+    log_times: Array
     log_sigma: Array
 
     @classmethod
@@ -42,13 +38,8 @@ class Scatter:
         return cls(np.zeros(1), np.array([log_sigma]))
 
     def at(self, predicted_s: Amount) -> Amount:
-        """Return the scatter at predicted times [s]; beyond the measured range it grows with the distance."""
-        logs = np.log(predicted_s)
-        inside = np.interp(logs, self.log_seconds, self.log_sigma)
-        if len(self.log_seconds) == 1:
-            return np.asarray(inside)
-        outside = np.maximum(self.log_seconds[0] - logs, 0) + np.maximum(logs - self.log_seconds[-1], 0)
-        return np.asarray(np.hypot(inside, BEYOND * outside))
+        """Return the scatter at predicted times [s]; beyond the measured range that of its end."""
+        return np.asarray(np.interp(np.log(predicted_s), self.log_times, self.log_sigma))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +66,30 @@ class Kernel:
     """Name of its own error source, e.g. "gemm library bf16 on l40s"."""
     learned: tuple[Learned, ...] = ()
     """Learned residuals: its own, or those of its siblings, whose corrections are averaged."""
+    beyond_log_sigma: float = 0.0
+    """Added scatter well beyond the sizes that were measured [1]; half of it a third of an e-fold outside."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """Further errors by source: how far the values were carried."""
 
     def time(self, operation: Operation | ExpertLayer, board: Board) -> Estimate:
         """Return the time of one launch [s], shape of the operation's fields."""
-        value = self.seconds(operation, board)
-        return Estimate(value, {self.label: self.scatter.at(value), **self.errors}, self.basis)
+        formed = np.asarray(self.form.seconds(operation, board, self.values), dtype=float)
+        correction, outside = self._learned(operation, board, formed)
+        value = formed * np.exp(correction)
+        scatter = np.hypot(self.scatter.at(value), self.beyond_log_sigma * (1 - np.exp(-2 * outside)))
+        return Estimate(value, {self.label: scatter, **self.errors}, self.basis)
 
     def seconds(self, operation: Operation | ExpertLayer, board: Board) -> Array:
         """Return the median time of one launch [s]."""
         formed = np.asarray(self.form.seconds(operation, board, self.values), dtype=float)
+        return np.asarray(formed * np.exp(self._learned(operation, board, formed)[0]))
+
+    def _learned(self, operation: Operation | ExpertLayer, board: Board, formed_s: Array) -> tuple[Array, Array]:
+        """Return what learned residuals add to ln(seconds), and how far a launch lies outside what they saw."""
         known = [trees for trees in map(Learned.read, self.learned) if trees is not None]
         if not known:
-            return formed
-        _, columns = features(operation, board, formed.ravel())
-        correction = sum((trees.predicted(columns) for trees in known), start=np.float64(0.0)) / len(known)
-        return formed * np.exp(correction).reshape(formed.shape)
+            return np.zeros(formed_s.shape), np.zeros(formed_s.shape)
+        _, columns = features(operation, board, formed_s)
+        correction = np.mean([trees.predicted(columns) for trees in known], axis=0)
+        outside = np.min([trees.beyond(columns) for trees in known], axis=0)
+        return correction.reshape(formed_s.shape), outside.reshape(formed_s.shape)

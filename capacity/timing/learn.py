@@ -180,9 +180,9 @@ def scatter(predicted_s: Array, left: Array, least: float) -> Scatter:
     middles = np.array([np.median(np.log(predicted_s[window])) for window in windows])
     sigmas = np.array([max(_sigma(left[window]), least) for window in windows])
     ends = np.log([predicted_s.min(), predicted_s.max()])
-    log_seconds = np.concatenate([ends[:1], middles, ends[1:]])
-    unique = np.concatenate([[True], np.diff(log_seconds) > 1e-6])
-    return Scatter(log_seconds[unique], np.concatenate([sigmas[:1], sigmas, sigmas[-1:]])[unique])
+    log_times = np.concatenate([ends[:1], middles, ends[1:]])
+    unique = np.concatenate([[True], np.diff(log_times) > 1e-6])
+    return Scatter(log_times[unique], np.concatenate([sigmas[:1], sigmas, sigmas[-1:]])[unique])
 
 
 def _sigma(left: Array) -> float:

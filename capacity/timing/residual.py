@@ -27,7 +27,7 @@ LARGEST = 0.7
 """Largest correction either way, on the log scale."""
 OUTLIER = 0.4
 """Residuals beyond count as this much."""
-SMALL = 5_000
+SMALL = 500
 """Rows below which numpy answers sooner than the compiled loop is loaded."""
 
 
@@ -43,13 +43,24 @@ class Trees:
         What it is compared with, shape (trees, depth).
     values
         What each leaf adds to ln(seconds), shape (trees, 2^depth).
+    low, high
+        Range of each feature that was fitted, shape (features,).
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("features", "questions", "thresholds", "values")
+    PARTS: ClassVar[tuple[str, ...]] = ("features", "questions", "thresholds", "values", "low", "high")
     features: tuple[str, ...]
     questions: NDArray[np.int64]
     thresholds: Array
     values: Array
+    low: Array
+    high: Array
+
+    def beyond(self, features: Array) -> Array:
+        """Return how far each row lies outside the fitted sizes, the farthest size counts [1, in ln(size)]."""
+        sizes = [index for index, name in enumerate(self.features) if name.startswith("ln ")]
+        columns = features[:, sizes]
+        outside = np.maximum(self.low[sizes] - columns, columns - self.high[sizes])
+        return np.asarray(np.maximum(outside.max(axis=1), 0.0))
 
     def predicted(self, features: Array) -> Array:
         """Return the correction of each row, to be added to ln(seconds).
@@ -73,6 +84,7 @@ class Trees:
         return {
             "features": np.array(self.features), "questions": self.questions.astype(np.uint8),
             "thresholds": self.thresholds.astype(np.float32), "values": np.round(self.values * 1e4).astype(np.int16),
+            "low": self.low.astype(np.float32), "high": self.high.astype(np.float32),
         }  # fmt: skip
 
     @classmethod
@@ -81,17 +93,15 @@ class Trees:
         return cls(
             tuple(map(str, arrays["features"])), arrays["questions"].astype(np.int64),
             arrays["thresholds"].astype(np.float64), arrays["values"].astype(np.float64) / 1e4,
+            arrays["low"].astype(np.float64), arrays["high"].astype(np.float64),
         )  # fmt: skip
 
     def vectorized(self, columns: Array) -> Array:
-        """Return the sum of the trees for `columns` of shape (features, rows), tree by tree."""
-        result = np.zeros(columns.shape[1])
-        for questions, thresholds, values in zip(self.questions, self.thresholds, self.values, strict=True):
-            leaf = np.zeros(columns.shape[1], dtype=np.int64)
-            for question, threshold in zip(questions, thresholds, strict=True):
-                leaf = 2 * leaf + (columns[question] > threshold)
-            result += values[leaf]
-        return result
+        """Return the sum of the trees for `columns` of shape (features, rows); all trees at once, for a few rows."""
+        above = columns[self.questions] > self.thresholds[:, :, None]
+        leaf = np.tensordot(2 ** np.arange(above.shape[1])[::-1], above, axes=(0, 1))
+        total: Array = np.take_along_axis(self.values, leaf, axis=1).sum(axis=0)
+        return total
 
 
 def fitted(names: Sequence[str], features: Array, residuals: Array) -> Trees:
@@ -111,7 +121,8 @@ def fitted(names: Sequence[str], features: Array, residuals: Array) -> Trees:
         questions.append([feature for feature, _ in tree])
         thresholds.append([edges[feature][cut] if cuts[feature] else np.inf for feature, cut in tree])
         values.append(answer)
-    return Trees(tuple(names), np.array(questions), np.array(thresholds), np.array(values))
+    low, high = features.min(axis=0), features.max(axis=0)
+    return Trees(tuple(names), np.array(questions), np.array(thresholds), np.array(values), low, high)
 
 
 def _grown(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from capacity.spec.calibration import Calibration, Efficiency, Shared
+from capacity.spec.calibration import Calibration, Composition, Efficiency, Shared
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Basis
@@ -41,6 +41,7 @@ def device(
 def _efficient(
     hardware: Hardware, engine: str, calibrations: Sequence[tuple[Calibration, Hardware]], shared: Shared
 ) -> Device:
+    calibrations = [pair for pair in calibrations if not _only_steps(pair[0])]
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
     relatives = [pair for pair in calibrations if pair[1].kind == hardware.kind]
     if own:
@@ -59,6 +60,11 @@ def _efficient(
     origin = f"{source.id}, carried over from {profile.name}"
     carried = _Carried(_power_limited(source, profile, hardware), origin, "projected", errors)
     return carried.device(hardware, engine, shared)
+
+
+def _only_steps(calibration: Calibration) -> bool:
+    """Tell anchors of an engine's whole steps (`timing.step_fit`): they say nothing of single operations."""
+    return bool(calibration.composition) and not (calibration.efficiencies or calibration.kernels)
 
 
 def _engine_error(source: Calibration, engine: str, shared: Shared) -> dict[str, float]:
@@ -105,9 +111,10 @@ class _Carried:
             known = {item.operation for item in fitted}
             fitted = (*fitted, *(item for item in self.beside.efficiencies if item.operation not in known))
         assumed = shared.compositions["eager" if engine == "eager" else "fused"]
+        judged: dict[str, Composition] = {item.mode: item for item in (*assumed, *own) if item.engine is None}
         return Device(
             hardware=hardware, fitted=_keyed(fitted), shared=_keyed(shared.efficiencies), engine=engine,
-            compositions={item.mode: item for item in (*assumed, *own)}, origin=self.origin, errors=self.errors,
+            compositions=judged, origin=self.origin, errors=self.errors,
             basis=self.basis, stand_in_log_sigma=shared.stand_in_log_sigma,
         )  # fmt: skip
 

@@ -19,8 +19,8 @@ from capacity.work.fp32_models import MODELS
 from capacity.work.operations import Gemm
 
 MODES = ("inf", "train")
-SHARE = {"step_ms": ("inf", "train"), "forward_ms": ("inf", "train"), "backward_ms": ("train",)}
-"""Target → modes that have it."""
+TARGETS = ("step_ms", "forward_ms", "backward_ms")
+"""Of inference the backward pass takes 0 ms."""
 
 
 def _predicted(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
@@ -36,24 +36,22 @@ def _predicted(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) 
         raise UnknownNameError("calibrated kernels", "simt", ("none; capacity calibrate --kind gemm_fp32 fits them",))
     board = Board(device.hardware)
     shapes, place = np.unique(rows[["sequence_length", "batch"]].to_numpy(dtype=np.int64), axis=0, return_inverse=True)
-    steps: dict[str, list[Estimate]] = {target: [] for target in SHARE}
+    steps: dict[str, list[Estimate]] = {target: [] for target in TARGETS}
     for length, batch in shapes:
         workload = fp32_steps.Workload(
             model=model, sequence_length=int(length), batch=int(batch), mode="train" if mode == "train" else "inf",
             option=said(values, "option"),
         )  # fmt: skip
         parts = fp32_steps.parts_s(workload, board, kernel.values, constants)
-        for target, seconds in zip(SHARE, parts, strict=True):
+        for target, seconds in zip(TARGETS, parts, strict=True):
             errors = {"eager fp32 step": constants.log_sigma, **kernel.errors}
             steps[target].append(Estimate(1e3 * seconds, errors, kernel.basis))
-    return {
-        target: Predicted.each(steps[target], place.reshape(-1)) for target, modes in SHARE.items() if mode in modes
-    }
+    return {target: Predicted.each(each, place.reshape(-1)) for target, each in steps.items()}
 
 
 KINDS: dict[str, Kind] = {
     "fp32_steps": Kind(
         group_by=("model", "hardware", "mode"), sizes=("sequence_length", "batch"), optional_names=("option",),
-        targets=tuple(SHARE), measured=measured, predict=_predicted,
+        targets=TARGETS, measured=measured, predict=_predicted,
     ),
 }  # fmt: skip

@@ -1,67 +1,58 @@
-"""Kinds whose rows are whole model steps."""
+"""Kinds whose rows are whole encoder passes: an engine's published latencies, and MLPerf submissions of bert."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from capacity import catalogue
 from capacity.spec import names
-from capacity.spec.engine import Engine
-from capacity.timing import tables
+from capacity.timing import step_tables
+from capacity.timing.band import Estimate
+from capacity.timing.step_runs import Place
 from capacity.validate.kind import Array, Context, Kind, Predicted
-from capacity.work import transformer
-from capacity.work.huggingface import transformer as from_config
 
-FUSED_ENGINES = {"tensorrt", "trtllm", "vllm", "sglang", "fastertransformer", "onnxruntime", "openvino"}
-"""Engine families that fuse element-wise work into their products; the rest launch it operation by operation."""
+MILLISECONDS = 1e3
 
 
-def _milliseconds(frame: pd.DataFrame, target: str) -> Array:
+def _latency(frame: pd.DataFrame, _: str) -> Array:
     """Return an encoder table's latency: as given, else batch ÷ throughput [ms]."""
-    empty = np.full(len(frame), np.nan)
-    given = frame[target].to_numpy(dtype=float) if target in frame else empty
-    rate = frame["sequences_per_s"].to_numpy(dtype=float) if "sequences_per_s" in frame else empty
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.isfinite(given), given, 1e3 * frame["batch"].to_numpy(dtype=float) / rate)
+    return MILLISECONDS * step_tables.encoder_measured_s(frame)
 
 
-def _encoder(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
-    engine = str(values["engine"])
-    fused = "xla" in engine.casefold() or names.engine(engine).family in FUSED_ENGINES
-    fusion: Engine = "fused" if fused else "eager"
-    device = context.device(str(values["hardware"]), fusion)
-    hidden = int(values["hidden_size"])
-    config = {
-        "model_type": "bert", "hidden_size": hidden, "num_hidden_layers": int(values["layers"]), "vocab_size": 30522,
-        "num_attention_heads": int(values["heads"]), "intermediate_size": 4 * hidden, "max_position_embeddings": 512,
-    }  # fmt: skip
-    tokens = tables.column(rows, "sequence_length")
-    if _packs(str(values["engine"])) and "mean_tokens" in rows:
-        real = tables.column(rows, "mean_tokens")
-        tokens = np.where(np.isfinite(real), real, tokens)
-    dtype, model = names.dtype(str(values["dtype"])).compute, from_config(config, head="none")
-    shapes, chosen = np.unique(np.stack([tables.column(rows, "batch"), tokens], axis=1), axis=0, return_inverse=True)
-    other = context.shared.engine_log_sigma
-    steps = [  # shape by shape: which terms of a sum matter, and so its basis, must not depend on other rows
-        device.step(transformer.encode(model, batch, length, dtype, fusion)).widened("engine not measured", other)  # type: ignore[arg-type]
-        for batch, length in shapes
-    ]
-    return {"latency_ms": Predicted.each([step.scaled(1e3) for step in steps], chosen.reshape(-1))}
+def _per_device(frame: pd.DataFrame, _: str) -> Array:
+    """Return an MLPerf table's result: samples per second and device, of a single stream the latency [ms]."""
+    single = frame["scenario"].to_numpy() == "SingleStream"
+    value, rate = (step_tables.optional_column(frame, name) for name in ("value", "value_per_device"))
+    return np.where(single, value, rate)
 
 
-def _packs(engine: str) -> bool:
-    """Tell engines that remove padding: they compute the real tokens, the others the padded length."""
-    return "eff-ft" in engine.casefold() or "padding removed" in engine.casefold()
+def _predicted(kind: str, values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
+    name = str(values["hardware"])
+    brought = {profile.id: profile for _, profile in context.calibrations}
+    hardware = brought.get(name) or catalogue.hardware(names.hardware_id(name))
+    place = Place(hardware=hardware, calibrations=context.calibrations, shared=context.shared)
+    found = step_tables.TABLES[kind].seconds(values, rows, place)
+    rate = kind == "mlperf_inference" and values["scenario"] != "SingleStream"
+    told = [Estimate(1 / step.value, step.errors, step.basis) if rate else step.scaled(MILLISECONDS) for step in found]
+    return {TARGETS[kind]: Predicted.each(told, np.arange(len(told)))}
 
 
-
+TARGETS = {"encoder": "latency_ms", "mlperf_inference": "value_per_device"}
+ENCODER, SUBMISSIONS = step_tables.TABLES["encoder"], step_tables.TABLES["mlperf_inference"]
 KINDS: dict[str, Kind] = {
     "encoder": Kind(
-        group_by=("hardware", "engine", "dtype", "layers", "hidden_size", "heads"), sizes=("batch", "sequence_length"),
-        targets=("latency_ms",), measured=_milliseconds, predict=_encoder, whole=("layers", "hidden_size", "heads"),
-        optional=("mean_tokens",), twins=("sequences_per_s",),
+        group_by=ENCODER.names, sizes=ENCODER.sizes, whole=("layers", "hidden_size", "heads"),
+        optional=("mean_tokens",), targets=(TARGETS["encoder"],), twins=("sequences_per_s",), measured=_latency,
+        predict=partial(_predicted, "encoder"),
+    ),
+    "mlperf_inference": Kind(
+        group_by=SUBMISSIONS.names, sizes=SUBMISSIONS.sizes, optional_names=SUBMISSIONS.optional,
+        targets=(TARGETS["mlperf_inference"],), twins=("value",), measured=_per_device,
+        predict=partial(_predicted, "mlperf_inference"),
     ),
 }  # fmt: skip

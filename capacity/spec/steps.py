@@ -1,0 +1,90 @@
+"""What an engine's own kernels cost in whole models: numbers that all GPUs share, because nobody times its kernels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from capacity.spec.quantity import CountAmount, Duration, Factor, Id, LogSigma, Spec
+
+Precision = Annotated[str, Field(pattern=r"^[a-z0-9]+(/[a-z0-9]+)?$", max_length=40)]
+"""A dtype, or a dtype on one chip generation: "int8/hopper"."""
+
+
+class Sustained(Spec):
+    """How much of its tensor rate a device keeps once its power limit binds.
+
+    clock share = (1 + u⁻⁴)^(-1/4), u = (power / (joule · (node/5 nm)^node_exponent · rate))^clock_exponent.
+    """
+
+    joule: dict[Precision, Factor]
+    """Energy of one FLOP at full clock on a 5 nm chip [J]."""
+    node_exponent: Factor
+    """Energy grows with this power of the process node [1]."""
+    clock_exponent: Factor
+    """Clock falls with this power of the missing watts; less than 1, because voltage falls with it [1]."""
+
+
+class Maturity(Spec):
+    """How much slower an engine is when it is as old as the chip generation, and how soon that passes.
+
+    factor = 1 + excess · 2^(−age/half_life_years), age from the generation's first products to the engine's release.
+    """
+
+    excess: Factor
+    half_life_years: Factor
+
+
+class Submissions(Spec):
+    """How the runs that vendors tune by hand for MLPerf compare with an engine's plain steps."""
+
+    excess: Factor
+    """Instead of the `Maturity`'s own."""
+    tuned: dict[Precision, Factor]
+    """Time of the sustained run beside a short one, by dtype [1]."""
+    server_level: Factor
+    """Share of the saturated throughput that is left under a limit on the 99th percentile, at most [1]."""
+    server_slow_rate: Factor
+    """Samples per second at which the limit on the latency costs half of it [1/s]."""
+    server_rate: Factor
+    """Samples per second at which the host costs half of it [1/s]."""
+    single_stream_tokens: Factor
+    """Tokens of the query whose latency is the 90th percentile."""
+
+
+class EngineSteps(Spec):
+    """Kernels of one engine, fitted on whole encoder passes of many GPUs at once."""
+
+    engine: Id
+    devices: tuple[Id, ...]
+    """GPUs whose whole passes were fitted."""
+    generations: tuple[str, ...]
+    """Chip generations among them."""
+    flop_efficiency: dict[Precision, Factor]
+    """Share of the sustained rate that products reach, of the dtypes the engine has."""
+    sustained: Sustained
+    gemm: dict[str, Factor]
+    """Other values of the form `gemm`."""
+    attention: dict[str, Factor]
+    """Values of the fused attention (timing/engine_kernels.py)."""
+    launch: Duration
+    """Fixed time of one kernel at the clock of an A100 [s]."""
+    launch_exponent: Factor
+    """It shortens with this power of the clock [1]."""
+    stream_share: Factor
+    """Share of the memory bandwidth that norms and embeddings reach [1]."""
+    maturity: Maturity
+    submissions: Submissions
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted) of steps on one device, around that device's own level."""
+    device_log_sigma: LogSigma
+    """Standard deviation of that level between devices, from leaving devices out."""
+    generation_log_sigma: LogSigma
+    """Added on a chip generation that no fitted GPU is of, from leaving generations out."""
+    common: Annotated[Factor, Field(le=1)]
+    """Correlation of that level between dtypes of one device [1]."""
+    median_error: Factor
+    """Median |predicted/measured − 1| on devices left out of the fit."""
+    rows: CountAmount
+    note: str = ""

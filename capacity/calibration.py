@@ -35,6 +35,9 @@ from capacity.timing.forms import form_of, named
 from capacity.timing.kernel import Kernel, Key, key_of
 from capacity.timing.learn import LEAST_TREE_ROWS, Rows, learned
 from capacity.timing.residual import Trees
+from capacity.timing.step_fit import step_fits
+from capacity.timing.step_runs import Place
+from capacity.timing.step_tables import TABLES as STEPS
 from capacity.timing.tables import TABLES, joined
 from capacity.work.measurement import Measurement
 from capacity.work.operations import Attention, Collective, Gemm
@@ -52,7 +55,7 @@ class Known:
 
 
 def from_measurements(
-    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, known: Known | Shared, today: date,
+    measurements: Sequence[Measurement], profile: Hardware, machine: Machine, known: Known, today: date,
     engine: Engine = "eager",
 ) -> Calibration:  # fmt: skip
     """Return the calibration of the machine that was measured.
@@ -64,14 +67,13 @@ def from_measurements(
     measurements
         Single operations, and whole models that judge their sums. Classes with too few rows are left to `shared`.
     known
-        Relatives say what few rows of kernels leave open; `Shared` alone knows none.
+        Relatives say what few rows of kernels leave open.
 
     Raises
     ------
     CapacityError
         When no class of operations has enough rows: the run was cut too short.
     """
-    known = Known((), known) if isinstance(known, Shared) else known
     fits, refused = _fits(measurements, profile)
     kernels = kernel_fits_of(measurements, profile, known) if profile.kind == "gpu" else ()
     if not (fits or kernels):
@@ -157,7 +159,7 @@ def from_table(
     InputError
         When a table has no rows of this hardware.
     """
-    fits, residuals, sources = [], {}, []
+    fits, residuals, sources, steps = [], {}, [], list[Composition]()
     prior = carried.kernels(hardware, [pair for pair in known.calibrations if pair[1].id != hardware.id], known.shared)
     families = {family.key: family for family in known.shared.families}
     for path, kind, frame in tables:
@@ -165,6 +167,11 @@ def from_table(
         if own.empty:
             names = ", ".join(sorted(frame["hardware"].unique())[:8])
             raise InputError(f"{path}: no rows of hardware {hardware.id}; it has {names or 'no usable row at all'}")
+        if kind in STEPS:
+            place = Place(hardware=hardware, calibrations=known.calibrations, shared=known.shared)
+            steps += step_fits(kind, own, place)
+            sources.append(f"{len(own):,} rows of kind {kind}")
+            continue
         for key, rows in TABLES[kind].by_family(own, Board(hardware)).items():
             fit, trees = kernel_fit(key, rows, prior.get(key), families.get(key))
             fits.append(fit)
@@ -173,9 +180,9 @@ def from_table(
         engines = f" ({', '.join(sorted(own['engine'].unique()))})" if "engine" in own else ""
         sources.append(f"{len(own):,} rows of kind {kind}{engines}")
     return Calibration(
-        id=f"{hardware.id}-{engine}", hardware=hardware.id, engine=engine, source="; ".join(sources),
-        date=today.isoformat(),
-        kernels=tuple(sorted(fits, key=lambda fit: fit.key)),
+        id="-".join([hardware.id, engine, *(["steps"] if steps and not fits else [])]),  # hides no kernels
+        hardware=hardware.id, engine=engine, source="; ".join(sources), date=today.isoformat(),
+        kernels=tuple(sorted(fits, key=lambda fit: fit.key)), composition=tuple(steps),
     ).with_residuals(residuals)  # fmt: skip
 
 
@@ -242,8 +249,8 @@ def to_yaml(calibration: Calibration) -> str:
     head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
     comment = (
         "# yaml-language-server: $schema=../../docs/reference/schemas/calibration.json\n"
-        "# Fitted numbers in SI units; efficiencies are shares of the profile's rate and bandwidth. What a form's values\n"
-        "# mean: docs/explanation/kernel-time.md. log_sigma and errors come from rows held out of the fit.\n"
+        "# Fitted numbers in SI units; efficiencies are shares of the profile's rate and bandwidth; log_sigma and errors\n"
+        "# come from rows held out of the fit. What a form's values mean: docs/explanation/kernel-time.md.\n"
     )
     text = comment + head
     for name, rows in parts.items():

@@ -246,7 +246,9 @@ def test_the_shipped_calibrations_are_written_as_they_are_read(tmp_path):
 def test_too_few_measurements_make_no_calibration():
     machine = Machine(name="x", system="Linux")
     with pytest.raises(CapacityError, match="too little was measured"):
-        calibration.from_measurements([rounded(8), rounded(16)], profile(), machine, catalogue.shared(), TODAY)
+        calibration.from_measurements(
+            [rounded(8), rounded(16)], profile(), machine, calibration.Known((), catalogue.shared()), TODAY
+        )
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -270,9 +272,7 @@ def table(
     return pd.DataFrame(names | {"m": m, "n": n, "k": k, "latency_us": times * 1e6})
 
 
-def from_table(
-    frame: pd.DataFrame, known: calibration.Known = KNOWN, hardware: Hardware = A100
-) -> Calibration:
+def from_table(frame: pd.DataFrame, known: calibration.Known = KNOWN, hardware: Hardware = A100) -> Calibration:
     return calibration.from_table([("t.csv", "gemm", frame)], hardware, "fused", TODAY, known)
 
 
@@ -297,7 +297,7 @@ def test_weights_that_stay_in_the_cache_are_rows_like_others():
     assert (warm["latency_us"] < 0.8 * cold["latency_us"]).any()  # small weights, read again from the cache
     assert len(tables.TABLES["gemm"].by_family(warm, Board(l40s))[FAMILY.key]) == 300
     errors = [from_table(frame, hardware=l40s).kernels[0].mean_error for frame in (warm, cold)]
-    assert errors[0] < 1.3 * 0.8 * NOISE < errors[1]  # the table's rows are warm; taken for cold ones they would not fit
+    assert errors[0] < 1.3 * 0.8 * NOISE < errors[1]  # the rows are warm; taken for cold ones they would not fit
 
 
 def test_few_rows_are_enough_where_relatives_are_known():

@@ -225,7 +225,7 @@ def test_a_samples_file_is_read_and_never_written(tmp_path):
     assert (read_samples(path).threads, read_samples(path).engine) == (2, "openvino")
 
 
-HEADER = json.dumps({"method_version": 1, "machine": MACHINE}) + "\n"
+HEADER = json.dumps({"method_version": 2, "machine": MACHINE}) + "\n"
 ROW = {"name": "a", "samples_s": [1.0], "probes_s": [1.0], "quiet_s": 1.0, "inner": 1, "warmup_calls": 1}
 
 
@@ -237,8 +237,8 @@ ROW = {"name": "a", "samples_s": [1.0], "probes_s": [1.0], "quiet_s": 1.0, "inne
         (b"", "is not a samples file"),
         (b"{}\n", "is not a samples file"),
         (b"[" * 10_000 + b"\n", "is not a samples file"),
-        (b'{"method_version": 1, "machine": "x y cpu many"}\n', "is not a samples file"),
-        (HEADER.replace("1,", "0,").encode(), "was measured by method 0, this is 1; measure it anew"),
+        (b'{"method_version": 2, "machine": "x y cpu many"}\n', "is not a samples file"),
+        (HEADER.replace("2,", "0,").encode(), "was measured by method 0, this is 2; measure it anew"),
         ((HEADER + "{]\n").encode(), "x.jsonl:2: is not a line of a samples file"),
         ((HEADER + json.dumps(ROW) + "\n\n").encode(), "x.jsonl:3: is not a line"),
         *(

@@ -14,7 +14,6 @@ from capacity.spec.calibration import Calibration, Composition, Efficiency
 from capacity.spec.hardware import Hardware
 from capacity.timing import transfer
 from capacity.timing.band import BASES, Estimate, total, weakest
-from capacity.timing.carried import distance
 from capacity.timing.device import (
     FALLBACK_DTYPE,
     FALLBACK_OPERATION,
@@ -111,35 +110,6 @@ def test_the_farther_efficiencies_were_carried_the_wider_the_band():
     widths = [device.time(PRODUCT).high / device.time(PRODUCT).low for device in carried]
     assert widths == sorted(widths)
     assert len(set(widths)) == 5
-
-
-@pytest.mark.parametrize(
-    ("mine", "other", "expected"),
-    [
-        ({}, {}, 0),
-        ({"link": None}, {"link": None}, 0),  # two cards of one generation
-        ({"link": None}, {"link": "PCIe5"}, 0),  # a link of that kind is the host's bus
-        ({}, {"architecture": "two"}, 1),  # the same class of board
-        ({}, {"link": None}, 1),  # the same kernels
-        ({}, {"link": None, "architecture": "two"}, 2),
-        ({"architecture": None}, {"architecture": None}, 1),  # two unknown generations are not one
-        ({"architecture": None, "link": None}, {"architecture": None}, 2),
-        ({}, {"vendor": "Other"}, 3),
-        (  # a Blackwell card with GDDR memory runs the kernels of Ada, and is still no Ada
-            {"architecture": "blackwell", "memory_type": "GDDR7", "link": None},
-            {"architecture": "ada", "memory_type": "GDDR6", "link": None},
-            1,
-        ),
-        (
-            {"architecture": "blackwell", "memory_type": "GDDR7", "link": None},
-            {"architecture": "blackwell", "memory_type": "HBM3e"},
-            2,
-        ),
-    ],
-)
-def test_how_far_apart_two_devices_are(mine, other, expected):
-    pair = profile("a", **mine), profile("b", **other)
-    assert (distance(*pair), distance(*pair[::-1])) == (expected, expected)
 
 
 def test_a_cousin_by_its_kernels_is_as_near_as_one_by_its_board():

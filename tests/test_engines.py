@@ -28,6 +28,7 @@ GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "n_inner"
 ROOF = Roof(t0_s=1e-6, flop_per_s=1e11, bytes_per_s=2e10, sharpness=2)
 MACHINE = Machine(name="made up", system="none")
 SHARED = catalogue.shared()
+KNOWN = calibrations.Known((), SHARED)
 CPU = catalogue.hardware("xeon-8480plus")
 
 
@@ -194,7 +195,7 @@ def fitted(engine: str, dtypes: tuple[str, ...]) -> Calibration:
     if engine == "eager":
         work += [TopK(rows=rows, columns=50_000, k=10, dtype="fp32") for rows in (1, 2, 4, 8, 16)]
     measured = [Measurement(f"{i}", (op,), float(seconds(op, ROOF))) for i, op in enumerate(work)]
-    return calibrations.from_measurements(measured, CPU, MACHINE, SHARED, date(2026, 11, 22), engine)  # type: ignore[arg-type]
+    return calibrations.from_measurements(measured, CPU, MACHINE, KNOWN, date(2026, 11, 22), engine)  # type: ignore[arg-type]
 
 
 def test_a_calibration_says_which_engine_it_is_of():

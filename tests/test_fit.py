@@ -55,7 +55,9 @@ def test_devices_of_one_family_share_its_constants_and_nothing_else():
     ]
     samples = [sample(250, seed, values, where) for seed, (values, where) in enumerate(zip(own, BOARDS, strict=True))]
     found = fitted(GEMM, samples)
-    shared = [{parameter.name: each[parameter.name] for parameter in GEMM.parameters if parameter.shared} for each in found]
+    shared = [
+        {parameter.name: each[parameter.name] for parameter in GEMM.parameters if parameter.shared} for each in found
+    ]
     assert shared[0] == shared[1] == shared[2]
     assert far(found[0], TRUTH | SHARED, tuple(SHARED)) < 0.3
     for each, truth, where in zip(found, own, BOARDS, strict=True):

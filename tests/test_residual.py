@@ -76,6 +76,18 @@ def test_stored_trees_say_the_same(trees, tmp_path):
     assert sum(array.nbytes for array in trees.packed().values()) < 40e3
 
 
+def test_stored_trees_keep_the_sides_of_sizes_that_tables_repeat():
+    # Thresholds lie on the sizes of the rows; stored in single precision they must not move past them.
+    draw = np.random.default_rng(0)
+    m, n, k = (2.0 ** draw.integers(0, 13, 1500) * draw.choice([1, 1.25, 1.5], 1500) for _ in range(3))
+    times = draw.uniform(1e-6, 1e-3, 1500)
+    names, known = features(Gemm(m=m, n=n, k=k, dtype="bf16"), board(), times)
+    found = fitted(names, known, np.where(n <= 512, 0.3, 0.0) - np.where(m * n <= 8192, 0.2, 0.0))
+    again = Trees.unpacked(found.packed())
+    np.testing.assert_allclose(again.predicted(known), found.predicted(known), atol=0.5e-4 * TREES)
+    assert (again.beyond(known) == 0).all()
+
+
 def test_beyond_what_was_seen_the_outermost_answer_holds(trees):
     inner = np.array([[10.0, 0.0, 5.0], [0.0, 10.0, 5.0]])
     outer = np.array([[1e9, -1e9, 5.0], [-1e9, 1e9, 5.0]])

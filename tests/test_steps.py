@@ -63,9 +63,7 @@ def predicted(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
 def test_power_limits_by_hand():
     joule = STEPS.sustained.joule["fp16"] * (12 / 5) ** STEPS.sustained.node_exponent  # a T4 is a 12 nm chip
     fed = (70 / (joule * 65e12)) ** STEPS.sustained.clock_exponent
-    assert engine_kernels.sustained(catalogue.hardware("t4"), "fp16", STEPS) == pytest.approx(
-        (1 + fed**-4) ** (-1 / 4)
-    )
+    assert engine_kernels.sustained(catalogue.hardware("t4"), "fp16", STEPS) == pytest.approx((1 + fed**-4) ** (-1 / 4))
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -129,7 +127,9 @@ def test_a_step_is_positive_grows_and_stays_above_the_datasheet(name, dtype):
         pytest.skip(f"{name} has no {dtype}")
     found = runner(place(name), "TensorRT 8.6", dtype)
     model = bert(24, 1024, 16)
-    times = [float(found.step(model, batch, tokens).value) for batch, tokens in ((1, 64), (1, 384), (8, 384), (64, 384))]
+    times = [
+        float(found.step(model, batch, tokens).value) for batch, tokens in ((1, 64), (1, 384), (8, 384), (64, 384))
+    ]
     assert times == sorted(times)
     flop = sum(np.sum(item.flop * item.count) for item in transformer.encode(model, 64, 384, dtype, "fused"))
     assert times[0] > 0
@@ -192,7 +192,9 @@ def test_what_a_submission_multiplies_in(hardware, benchmark, written, meant):
 
 
 def test_scenarios_of_a_submission():
-    frame = submissions({}, {"scenario": "Server"}, {"scenario": "SingleStream", "value": 1.6, "value_per_device": None})
+    frame = submissions(
+        {}, {"scenario": "Server"}, {"scenario": "SingleStream", "value": 1.6, "value_per_device": None}
+    )
     found = predicted(frame, "mlperf_inference")
     offline, server, single = found["predicted"]
     assert server < offline
@@ -241,7 +243,9 @@ def test_an_anchor_moves_the_predictions_of_its_device(kind):
     values = frame.iloc[0].to_dict()
     before = table.seconds(values, frame, bare)[0]
     measured = 1.5 * float(before.value)
-    frame = frame.assign(latency_ms=1e3 * measured) if kind == "encoder" else frame.assign(value_per_device=1 / measured)
+    frame = (
+        frame.assign(latency_ms=1e3 * measured) if kind == "encoder" else frame.assign(value_per_device=1 / measured)
+    )
     fits = step_fit.step_fits(kind, frame, bare)
     after = table.seconds(values, frame, anchored("a30", *fits))[0]
     assert float(before.value) < float(after.value) < measured

@@ -23,6 +23,7 @@ def calibrate_from_tables(
     paths: Sequence[str], kinds: Sequence[str], hardware: str | None, engine: str, output: Path | None, *, as_json: bool
 ) -> int:
     """Fit the rows of one device in measurement tables and write the calibration, learned residuals beside it."""
+    from capacity.timing.step_tables import TABLES as STEPS
     from capacity.timing.tables import TABLES
     from capacity.validate import checked, read_table
 
@@ -33,11 +34,12 @@ def calibrate_from_tables(
     if engine not in get_args(Engine):
         raise UnknownNameError("engine", engine, get_args(Engine))
     for kind in kinds:
-        if kind not in TABLES:
-            raise UnknownNameError("kind", kind, TABLES)
+        if kind not in {**TABLES, **STEPS}:
+            raise UnknownNameError("kind", kind, (*TABLES, *STEPS))
     profile = catalogue.hardware(hardware)
     read = [(path, kind, checked(read_table(path), kind, path)) for path, kind in zip(paths, kinds, strict=True)]
-    targets = [(path, TABLES[kind].target) for path, kind, frame in read if TABLES[kind].target not in frame]
+    kernels = [(path, TABLES[kind].target, frame) for path, kind, frame in read if kind in TABLES]
+    targets = [(path, name) for path, name, frame in kernels if name not in frame]
     if targets:
         raise InputError([Problem(path, f"a fit needs column {name!r}: what was measured") for path, name in targets])
     tables = [(path, kind, _usable(path, kind, frame)) for path, kind, frame in read]

@@ -20,8 +20,10 @@ from capacity.spec.calibration import Calibration
 from capacity.spec.engine import PROCESSOR_ENGINES, Engine
 
 if TYPE_CHECKING:
+    from capacity.work.measurement import Measurement
     from kernels.run import Samples
     from kernels.timing import Case, Runner
+    from kernels.torch_backend import Backend
 
 screen = console()
 FOLDER = Path("calibrations")
@@ -87,9 +89,10 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     samples = run.Samples.opened(path, where + suffix.replace("-", " "))
     with disturbance.watched(backend.device, backend.threads) as watch:
         cut_short = timed_with_bar(cases, runner, wish.quick, samples, watch.glance)
-    measurements = run.measurements(cases, samples)
-    today = date.today()
-    fitted = calibrations.from_measurements(measurements, profile, fingerprint, catalogue.shared(), today, wish.engine)
+    measurements = [*run.measurements(cases, samples), *_exchanges(backend, wish.quick)]
+    _remark(backend, samples)
+    known, today = calibrations.Known(catalogue.calibrations(), catalogue.shared()), date.today()
+    fitted = calibrations.from_measurements(measurements, profile, fingerprint, known, today, wish.engine)
     if not cut_short:
         try:
             fitted = calibrations.with_power(fitted, run.power(backend))
@@ -105,8 +108,34 @@ def calibrate_machine(wish: Wish, *, as_json: bool) -> int:
     report_fit(fitted, output, as_json=as_json)
     if cut_short:
         said = f"interrupted: fitted to what was measured; continue with --samples {path}"
-        console(stderr=True).print(said, style="yellow", markup=False, soft_wrap=True)
+        _aside(said)
     return 130 if cut_short else 0
+
+
+def _exchanges(backend: Backend, quick: bool) -> list[Measurement]:
+    """Return what two or more GPUs take to tell each other; say on standard error what their library cannot do."""
+    from kernels import run
+
+    plan = run.QUICK if quick else run.FULL
+    found, skipped = run.collective_measurements(backend, plan, lambda *_: None)
+    for kind, reason in skipped.items():
+        _aside(f"{kind} was not measured: {reason}")
+    return found
+
+
+def _remark(backend: Backend, samples: Samples) -> None:
+    """Say on standard error what was not run, and what ran otherwise than it should."""
+    from kernels import run, suite
+
+    for dtype, reason in suite.refusals(backend).items():
+        _aside(f"no products in {dtype}: {reason}")
+    notes = run.notes(samples)
+    for note in sorted(set(notes.values())):
+        _aside(f"{sum(each == note for each in notes.values())} cases: {note}")
+
+
+def _aside(text: str) -> None:
+    console(stderr=True).print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def refuse_folders(output: Path | None, exports: Exports) -> None:

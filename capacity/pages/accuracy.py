@@ -101,7 +101,7 @@ def _kernel(view: View, device: Device, known: list[Key]) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         _chart(charts_accuracy.band(curves.band(key, device.kernels[key])), "band")
-        st.caption(escaped("Between knots it is interpolated; beyond the measured times it grows with the distance."))
+        st.caption(escaped("Straight between knots in ln(time). Sizes unlike those measured get more: see the times."))
     with right, session.errors_shown():
         found = curves.curve(key, device.kernels[key], device.hardware)
         if found is None:

@@ -354,7 +354,9 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
     ]
     kept = replace(kept, hardware=tuple(name for name in view.hardware if name in names), option=view.option)
     kept = replace(kept, device=view.device, kernel=view.kernel, kind=view.kind)
-    kept = _shown(kept, names | set(candidates(kept)), problems)
+    if kept.device not in {"", *names}:
+        names |= set(candidates(kept))
+    kept = _shown(kept, names, problems)
     if kept.option and kept.option not in candidates(kept):
         problems.append(Problem("URL parameter 'option'", f"{kept.option[:60]!r} is none of the devices compared"))
         kept = replace(kept, option="")

@@ -21,6 +21,7 @@ from capacity.timing.gemm_fp32 import GEMM_FP32
 from capacity.work.fp32_models import MODELS, Mode, parameters, passes
 from capacity.work.operations import Collective, Gemm, Operation
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """One measured step: a model of `capacity.work.fp32_models` at a length and batch.

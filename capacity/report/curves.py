@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from capacity.report.kernels import factor, log_sigma, precision, runs
 from capacity.spec.hardware import Hardware
+from capacity.timing.carried import knots
 from capacity.timing.device import reference_bandwidth, reference_rate
 from capacity.timing.form import Board, MissingFactError
 from capacity.timing.kernel import Kernel, Key
@@ -17,7 +18,7 @@ from capacity.work.expert_layer import ExpertLayer
 from capacity.work.operations import Attention, Collective, Gemm
 
 Array: TypeAlias = NDArray[np.float64]
-BEYOND_KNOTS = 30.0
+BEYOND_KNOTS = 3.0
 """How far beyond its outermost knots a band is drawn [1]."""
 USUAL_TIMES_S = (1e-6, 1.0)
 """Range drawn of a band that is the same everywhere [s]."""
@@ -80,13 +81,12 @@ def name(key: Key) -> str:
 
 def band(key: Key, kernel: Kernel) -> Band:
     """Return the band of a kernel family against its predicted time."""
-    stated = np.exp(kernel.scatter.log_times)
-    fixed = len(stated) == 1
-    first, last = USUAL_TIMES_S if fixed else (stated[0] / BEYOND_KNOTS, stated[-1] * BEYOND_KNOTS)
-    times = np.unique(np.concatenate([np.geomspace(first, last, POINTS), stated[: 0 if fixed else None]]))
+    stated = knots(kernel.scatter)
+    knots_s = np.array([knot.seconds for knot in stated])
+    first, last = (knots_s[0] / BEYOND_KNOTS, knots_s[-1] * BEYOND_KNOTS) if stated else USUAL_TIMES_S
+    times = np.unique(np.concatenate([np.geomspace(first, last, POINTS), knots_s]))
     measured, total = (np.asarray(factor(log_sigma(kernel, times, carried=carried))) for carried in (False, True))
-    knots_s = stated[: 0 if fixed else None]
-    return Band(name(key), times, measured, total, knots_s, np.asarray(factor(kernel.scatter.at(knots_s))))
+    return Band(name(key), times, measured, total, knots_s, np.asarray(factor([knot.log_sigma for knot in stated])))
 
 
 def sweep(key: Key) -> Sweep | None:

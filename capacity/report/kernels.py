@@ -12,7 +12,7 @@ from capacity.report.cells import Column, Row, Table
 from capacity.spec.calibration import Calibration, KernelFit, Shared
 from capacity.spec.hardware import Hardware
 from capacity.timing.band import Z90
-from capacity.timing.carried import distance, sigma_at
+from capacity.timing.carried import distance
 from capacity.timing.device import HALF, Device
 from capacity.timing.kernel import Kernel, Key
 from capacity.units import text
@@ -87,9 +87,11 @@ def origins(hardware: Hardware, calibrations: Iterable[tuple[Calibration, Hardwa
         if profile.kind == hardware.kind:
             far = OWN if profile.id == hardware.id else distance(hardware, profile)
             for fit in (fit for fit in calibration.kernels if runs(fit.key, hardware)):
-                found.setdefault(fit.key, {}).setdefault(far, []).append((fit, calibration, profile))
+                sources = found.setdefault(fit.key, {}).setdefault(far, [])
+                if all(profile.id != known.id for _, _, known in sources):
+                    sources.append((fit, calibration, profile))
     nearest = sorted((min(by_distance), key) for key, by_distance in found.items())
-    return {key: Origin(far, tuple(found[key][far][: 1 if far == OWN else None])) for far, key in nearest}
+    return {key: Origin(far, tuple(found[key][far])) for far, key in nearest}
 
 
 def runs(key: Key, hardware: Hardware) -> str | None:
@@ -113,7 +115,7 @@ def identifier(key: Key) -> str:
     return ":".join(key)
 
 
-def factor(log_sigma: Amount) -> Amount:
+def factor(log_sigma: Amount | Sequence[float]) -> Amount:
     """Return the factor by which a 90 % band reaches up, and by whose inverse it reaches down [1].
 
     Examples
@@ -121,7 +123,7 @@ def factor(log_sigma: Amount) -> Amount:
     >>> round(float(factor(0.1)), 3)
     1.179
     """
-    return np.exp(Z90 * np.asarray(log_sigma))
+    return np.exp(Z90 * np.asarray(log_sigma, dtype=float))
 
 
 def log_sigma(kernel: Kernel, predicted_s: Amount, *, carried: bool = True) -> Amount:
@@ -173,10 +175,17 @@ def _family(key: Key, kernel: Kernel, origin: Origin) -> Row:
         "band_long": float(factor(log_sigma(kernel, LONG_S))),
         "rows": sum(fit.rows for fit in fits),
         "engines": ", ".join(dict.fromkeys(name for fit in fits for name in fit.engines)) or "see the source",
-        "learned": "yes" if kernel.learned else "no",
+        "learned": _learned(kernel, origin),
         "basis": kernel.basis,
         "note": "; ".join(dict.fromkeys(fit.note for fit in fits if fit.note)),
     }
+
+
+def _learned(kernel: Kernel, origin: Origin) -> str:
+    if not kernel.learned:
+        return "none"
+    own = origin.far == OWN and any(fit.learned for fit, _, _ in origin.sources)
+    return "its own" if own else "of its siblings"
 
 
 def provenance_table(
@@ -187,29 +196,23 @@ def provenance_table(
     used = device.origin.partition(", carried over from ")[0]
     for calibration, profile in calibrations:
         own = profile.id == hardware.id
-        mine = {
-            key: fit
-            for key, origin in known.items()
-            for fit, source, _ in origin.sources
-            if source.id == calibration.id
-        }
+        mine = [key for key, origin in known.items() if any(it.id == calibration.id for _, it, _ in origin.sources)]
         if own or mine or calibration.id == used:
             far = OWN if own else distance(hardware, profile)
-            rows.append((far, _calibration(calibration, profile, far, mine, shared)))
+            costs = [np.hypot.reduce(list(device.kernels[key].errors.values())) for key in mine]
+            costs = costs or [np.hypot.reduce(list(device.errors.values()))]
+            rows.append((far, _calibration(calibration, profile, far, costs, len(mine))))
     ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
     return Table("Calibrations in use", _PROVENANCE, (*ordered, _assumed(shared)))
 
 
-def _calibration(
-    calibration: Calibration, profile: Hardware, far: int, mine: Mapping[Key, KernelFit], shared: Shared
-) -> Row:
-    operations = sorted({key[0] for key in mine})
+def _calibration(calibration: Calibration, profile: Hardware, far: int, costs: Sequence[float], kernels: int) -> Row:
     return {
         "calibration": calibration.id,
         "hardware": profile.name,
         "relation": RELATIONS[far],
-        "extra_band": "none" if far == OWN else extra_band(operations, far, shared),
-        "kernels": float(len(mine)),
+        "extra_band": "none" if far == OWN else extra_band(costs),
+        "kernels": float(kernels),
         "engine": calibration.engine,
         "date": calibration.date,
         "method": f"{calibration.method}, version {calibration.method_version}",
@@ -218,11 +221,16 @@ def _calibration(
     }
 
 
-def extra_band(operations: Sequence[str], far: int, shared: Shared) -> str:
-    """Return what carrying values so far adds to the band, as factors: the least and the most of some classes."""
-    costs = [shared.carried_kernels.get(operation, shared.carried) for operation in operations] or [shared.carried]
-    least, most = (float(factor(end([sigma_at(cost, far) for cost in costs]))) for end in (min, max))
-    return f"× or ÷ {least:.2f}" + (f" to {most:.2f}" if most - least > 0.005 else "")
+def extra_band(log_sigmas: Sequence[float]) -> str:
+    """Return what carrying values over adds to the band, as factors: the least and the most.
+
+    Examples
+    --------
+    >>> extra_band([0.1, 0.25])
+    '× or ÷ 1.18 to 1.51'
+    """
+    least, most = (f"{float(factor(end(log_sigmas))):.2f}" for end in (min, max))
+    return f"× or ÷ {least}" + (f" to {most}" if most != least else "")
 
 
 def machine(calibration: Calibration) -> str:

@@ -49,8 +49,12 @@ class Submissions(Spec):
     """Samples per second at which the limit on the latency costs half of it [1/s]."""
     server_rate: Factor
     """Samples per second at which the host costs half of it [1/s]."""
+    server_log_sigma: LogSigma
+    """Added to the band of such a throughput."""
     single_stream_tokens: Factor
     """Tokens of the query whose latency is the 90th percentile."""
+    single_stream_log_sigma: LogSigma
+    """Added to the band of such a latency."""
 
 
 class EngineSteps(Spec):

@@ -17,6 +17,7 @@ from capacity.spec.hardware import Hardware
 from capacity.timing.attention import generation
 from capacity.timing.forms import named
 from capacity.timing.kernel import Kernel, Key, Learned, Scatter
+from capacity.timing.learn import LEAST_TREE_ROWS
 
 Pairs: TypeAlias = Sequence[tuple[Calibration, Hardware]]
 
@@ -58,20 +59,24 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
     families = {family.key: family for family in shared.families}
     relatives: dict[Key, dict[int, list[tuple[KernelFit, Calibration, Hardware]]]] = {}
     found: dict[Key, Kernel] = {}
+    many: dict[Key, bool] = {}
     for calibration, profile in calibrations:
         for fit in calibration.kernels:
             if profile.id == hardware.id:
+                many.setdefault(fit.key, fit.rows >= LEAST_TREE_ROWS)
                 found.setdefault(fit.key, own(fit, calibration, families, shared.beyond_log_sigma))
             elif profile.kind == hardware.kind:
-                by_distance = relatives.setdefault(fit.key, {})
-                by_distance.setdefault(distance(hardware, profile), []).append((fit, calibration, profile))
+                near = relatives.setdefault(fit.key, {}).setdefault(distance(hardware, profile), [])
+                if all(profile.id != known.id for _, _, known in near):
+                    near.append((fit, calibration, profile))
     for key, by_distance in relatives.items():
         far = min(by_distance)
         if key not in found:
             family = families.get(key)
             carried = (family and family.carried) or shared.carried_kernels.get(_class(key[0]), shared.carried)
             found[key] = _average(by_distance[far], sigma_at(carried, far), family)
-        if far == 0 and not found[key].learned:  # a few rows teach no trees: those of siblings hold (kernel-time.md)
+        # a few rows teach no trees: those of siblings hold (kernel-time.md); many rows were fitted without them
+        if far == 0 and not found[key].learned and not many.get(key):
             siblings = tuple(each for fit, calibration, _ in by_distance[0] for each in _learned(fit, calibration))
             found[key] = dataclasses.replace(
                 found[key], learned=siblings, beyond_log_sigma=shared.beyond_log_sigma

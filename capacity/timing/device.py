@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -114,7 +115,8 @@ class Device:
     def _kernel(self, operation: Operation, family: str) -> Kernel | None:
         kind, _, dtype, stored = key_of(operation, family)
         half = (kind, family, HALF.get(dtype, dtype), HALF.get(stored, stored))
-        return self.kernels.get((kind, family, dtype, stored)) or self.kernels.get(half)
+        known = [self.kernels[key] for key in ((kind, family, dtype, stored), half) if key in self.kernels]
+        return min(known, key=lambda kernel: math.hypot(*kernel.errors.values()), default=None)  # the least carried
 
     def step(self, operations: Iterable[Operation], mode: str = "inference", families: Sequence[str] = ()) -> Estimate:
         """Return the time of a model step [s]: its operations, plus what running them as one model costs.

@@ -27,7 +27,8 @@ GENERATIONS = {
     "volta": (12.0, 2017.4), "turing": (12.0, 2018.7), "ampere": (7.0, 2020.4), "ada": (5.0, 2022.8),
     "hopper": (5.0, 2022.8), "blackwell": (5.0, 2024.9),
 }  # fmt: skip
-"""Chip generation → process node [nm], date of its first products [year]: NVIDIA's architecture whitepapers."""
+"""Chip generation → process node [nm] (TSMC's 12, 7 and 4N, which counts as 5), date of its first products [year]: as
+NVIDIA's architecture whitepapers say, from memory, dates to a quarter of a year."""
 SAMSUNG_NM = 8.0
 """Node of the Ampere chips beside the A100 and A30, which are known by their memory: no HBM (GA102 whitepaper)."""
 REFERENCE_NM = 5.0

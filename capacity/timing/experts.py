@@ -246,7 +246,7 @@ EXPERTS = Form(
     seconds,
 )
 
-WARP_EXPERTS = Form("experts.warp", EXPERTS.parameters, warp_seconds)
+WARP_EXPERTS = Form("experts", EXPERTS.parameters, warp_seconds)
 """The form of kernels on warp-level mma."""
 
 

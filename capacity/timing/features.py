@@ -41,7 +41,8 @@ def features(operation: Operation | ExpertLayer, board: Board, predicted_s: Arra
         columns["skew"] = operation.skew
     shape = predicted_s.shape
     flat = [np.broadcast_to(np.asarray(column, dtype=float), shape).ravel() for column in columns.values()]
-    return tuple(columns), np.stack(flat, axis=1)
+    # tables repeat a few sizes and thresholds lie on them: in the precision they are stored in, sides are never changed
+    return tuple(columns), np.stack(flat, axis=1).astype(np.float32).astype(np.float64)
 
 
 def _unfilled(product: Gemm, tile: int, board: Board) -> Array:

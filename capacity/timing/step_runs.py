@@ -11,10 +11,11 @@ from capacity.spec import names
 from capacity.spec.calibration import Calibration, Composition, Shared
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Hardware
-from capacity.spec.steps import EngineSteps
+from capacity.spec.steps import EngineSteps, Submissions
 from capacity.timing import engine_kernels, transfer
 from capacity.timing.band import Estimate
 from capacity.timing.device import HALF, Device
+from capacity.timing.form import MissingFactError
 from capacity.work import transformer
 from capacity.work.architecture import Transformer
 from capacity.work.huggingface import transformer as from_config
@@ -32,6 +33,20 @@ class Place:
     shared: Shared
     anchored: bool = True
     """Whether measured steps of this device are heeded."""
+
+    @property
+    def submissions(self) -> Submissions:
+        """What MLPerf's scenarios do to a step.
+
+        Raises
+        ------
+        MissingFactError
+            Where `shared` has no engine's steps.
+        """
+        known = next(iter(self.shared.engine_steps), None)
+        if known is None:
+            raise MissingFactError(f"calibration {self.shared.id} has no engine_steps: nothing is known of submissions")
+        return known.submissions
 
     def engine_steps(self, engine: str, dtype: str) -> EngineSteps | None:
         """Return the engine's own kernels, or those of an engine like it where no kernels of this device were measured.

@@ -15,7 +15,7 @@ import pandas as pd
 from capacity.errors import CapacityError, UnknownNameError
 from capacity.spec import names
 from capacity.spec.hardware import Hardware
-from capacity.spec.steps import EngineSteps
+from capacity.spec.steps import Submissions
 from capacity.timing import engine_kernels
 from capacity.timing.band import Estimate
 from capacity.timing.form import Array
@@ -27,20 +27,22 @@ RELEASES = (
     ((7, 0), 2019.95), ((7, 1), 2020.4), ((7, 2), 2020.75), ((8, 0), 2021.5), ((8, 2), 2021.9), ((8, 4), 2022.45),
     ((8, 5), 2022.85), ((8, 6), 2023.35), ((9, 0), 2023.65), ((9, 2), 2023.9), ((10, 0), 2024.3), ((10, 13), 2025.6),
 )  # fmt: skip
-"""TensorRT version → year of its release (release notes of github.com/NVIDIA/TensorRT)."""
+"""TensorRT version → year of its release. 8.2, 8.4: CHANGELOG.md of github.com/NVIDIA/TensorRT; 8.0, 8.6, 10.0: title
+pages of NVIDIA's release notes RN-08624-001; the others from memory, to a quarter of a year."""
 ROUNDS = (
     (0.5, 2019.85), (0.7, 2020.75), (1.0, 2021.3), (1.1, 2021.7), (2.0, 2022.25), (2.1, 2022.7), (3.0, 2023.25),
     (3.1, 2023.7), (4.0, 2024.25), (4.1, 2024.65), (5.0, 2025.25), (5.1, 2025.7),
 )  # fmt: skip
-"""MLPerf Inference round → year of its results (mlcommons.org)."""
+"""MLPerf Inference round → year of its results: spring and autumn, from memory to a quarter of a year."""
 SCENARIOS = ("Offline", "Server", "SingleStream")
 BERT_TOKENS = 177.0
 """Mean real tokens of SQuAD at MLPerf's padded length of 384; engines on GPUs compute no others."""
 OFFLINE_BATCH = 256.0
 """Large enough that nothing depends on it."""
 EIGHT_BIT_FLOATS = ("h100", "h200", "gh200", "l4")
-"""Boards, by the first word of their id, whose vendor answers bert-99.9 in fp8 under the name of fp16: their published
-rates (MLPerf Inference 3.0) exceed what the same boards do in 16 bits. Blackwell boards do the same."""
+"""Boards, by the first word of their id, whose bert-99.9 counts as fp8 although rows say fp16. Read off the results:
+87 % of an H100's 16-bit rate is out of reach, and most L4 submissions are 1.5 times those that look like 16 bits.
+Other Ada boards (L40) do what 16 bits can. H200 and Blackwell boards are assumed to follow the H100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def released(engine: str) -> float | None:
 def bert_runner(values: Row, place: Place) -> Runner:
     """Return what runs a bert submission to MLPerf.
 
-    Every submission on these boards in the closed division runs TensorRT, whatever its software column stresses.
+    On NVIDIA's boards that is taken to be TensorRT, whatever the software column stresses: nearly all rows name it.
 
     Raises
     ------
@@ -150,19 +152,20 @@ def bert_seconds(values: Row, rows: pd.DataFrame, place: Place) -> list[Estimate
     UnknownNameError
         For scenarios the data-center and edge divisions do not have.
     """
-    scenario = str(values["scenario"])
+    found, scenario, factor = bert_runner(values, place), str(values["scenario"]), 1.0
     if scenario not in SCENARIOS:
         raise UnknownNameError("scenario", scenario, SCENARIOS)
-    found, factor = bert_runner(values, place), 1.0
-    single = scenario == "SingleStream"
-    batch, tokens = (1.0 if single else OFFLINE_BATCH), BERT_TOKENS
+    known, single = place.submissions, scenario == "SingleStream"
     if found.steps is not None:
         factor = engine_kernels.maturity(place.hardware, _year(said(values, "round")), found.steps, tuned=True)
-        factor *= engine_kernels.looked_up(found.steps.submissions.tuned, found.dtype, place.hardware) or 1.0
-        tokens = found.steps.submissions.single_stream_tokens if single else tokens
+        factor *= engine_kernels.looked_up(known.tuned, found.dtype, place.hardware) or 1.0
+    batch, tokens = (1.0, known.single_stream_tokens) if single else (OFFLINE_BATCH, BERT_TOKENS)
     sample = found.step(bert(24, 1024, 16), batch, tokens).scaled(factor / batch)
+    if single:
+        sample = sample.widened("query of the 90th percentile", known.single_stream_log_sigma)
     if scenario == "Server":
-        sample = sample.scaled(1 / served(1 / float(sample.value), found.steps))
+        share = served(1 / float(sample.value), known)
+        sample = sample.scaled(1 / share).widened("limit on the 99th percentile", known.server_log_sigma)
     if not precision(values, place.hardware)[1]:
         sample = sample.widened("dtype not said", 0.0, "assumed")
     return [sample] * len(rows)
@@ -201,15 +204,12 @@ def _year(name: str) -> float | None:
     return float(np.interp(number, [each for each, _ in ROUNDS], [year for _, year in ROUNDS]))
 
 
-def served(rate: float, steps: EngineSteps | None) -> float:
+def served(rate: float, known: Submissions) -> float:
     """Return the share of a saturated throughput [1/s] that a limit on the 99th percentile leaves [1].
 
     share = level / ((1 + slow rate/rate) · (1 + rate/host rate)): slow devices lose to the limit of 130 ms, fast ones
     to their host, which hands over every query by itself.
     """
-    if steps is None:
-        return 1.0
-    known = steps.submissions
     return known.server_level / ((1 + known.server_slow_rate / rate) * (1 + rate / known.server_rate))
 
 

@@ -59,7 +59,8 @@ def usable(frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, dict[str, int]
     """Return the rows of a checked table that a fit can use, and how many were left out for which reason."""
     target = KINDS[kind].targets[0]
     reasons = invalid(frame, KINDS[kind])
-    timed = np.isfinite(frame[target]) & (frame[target] > 0)
+    measured = KINDS[kind].measured(frame, target)
+    timed = np.isfinite(measured) & (measured > 0)
     reasons[(reasons == "") & ~timed] = f"{target} must be a positive number"
     left_out = reasons[reasons != ""].value_counts()
     return frame[reasons == ""], {str(reason): int(count) for reason, count in left_out.items()}

@@ -1,0 +1,91 @@
+"""A few rows of every kind of measurement table, and a device whose kernels were all fitted by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+from made_up import RATES, calibration, hardware, kernel_fit, shared, typical
+
+from capacity import catalogue, validate
+
+BOARD = hardware(rates=RATES | {"fp8": 200e12})
+ENGINE = {"hardware": BOARD.id, "engine": "vllm 0.14.0", "dtype": "bf16"}
+BASE = {
+    "gemm": ENGINE | {"m": 64, "n": 4096, "k": 1024, "latency_us": 40.0},
+    "gemm_fp32": {"hardware": BOARD.id, "batch": 2, "m": 64, "n": 512, "k": 1024, "latency_ms": 0.2},
+    "attention": ENGINE | {
+        "phase": "prefill", "batch": 4, "query_length": 256, "kv_length": 512, "heads": 32, "kv_heads": 8,
+        "head_dim": 128, "latency_us": 50.0,
+    },
+    "moe": ENGINE | {
+        "distribution": "balanced", "tokens": 64, "hidden_size": 512, "intermediate_size": 256, "experts": 16,
+        "experts_per_token": 2, "moe_tensor_parallel": 1, "expert_parallel": 1, "latency_us": 60.0,
+    },
+    "collective": ENGINE | {"operation": "all_reduce", "devices": 8, "message_bytes": 1e6, "latency_us": 30.0},
+    "fp32_steps": {
+        "hardware": BOARD.id, "model": "bert_large", "mode": "train", "sequence_length": 128, "batch": 8,
+        "option": None, "step_ms": 400.0, "forward_ms": 100.0, "backward_ms": 300.0,
+    },
+    "encoder": {
+        "hardware": "t4", "engine": "TensorRT 8.4 demo/BERT", "dtype": "fp16", "layers": 12, "hidden_size": 768,
+        "heads": 12, "batch": 8, "sequence_length": 128, "mean_tokens": 60.0, "latency_ms": 5.0,
+        "sequences_per_s": 1600.0,
+    },
+    "mlperf_inference": {
+        "hardware": "t4", "benchmark": "bert-99", "scenario": "Offline", "round": "v2.0", "weight_dtype": "int8",
+        "software": "TensorRT 8.4", "value": 800.0, "value_per_device": 400.0,
+    },
+}  # fmt: skip
+"""A good row of each kind."""
+CHANGES: dict[str, tuple[dict, ...]] = {
+    "gemm": ({"m": 1}, {"dtype": "fp8"}, {"engine": "trtllm 1.0", "kernel": "torch_flow"}, {"dtype": "int4_weightonly"}),
+    "gemm_fp32": ({"m": 1}, {"batch": None}, {"k": 7, "batch": 30}),
+    "attention": (
+        {"phase": "decode", "query_length": 1}, {"phase": "encoder", "kv_length": 256}, {"head_dim": 64},
+        {"engine": "trtllm 1.0", "kv_dtype": "fp8"},
+    ),
+    "moe": (
+        {"distribution": "power_law_1.2"}, {"dtype": "fp8"}, {"expert_parallel": 4, "tokens": 4096},
+        {"engine": "trtllm 1.0"}, {"experts": 0},
+    ),
+    "collective": (
+        {"operation": "all_gather", "devices": 2}, {"operation": "alltoall", "message_bytes": 1e3},
+        {"operation": "reduce_scatter", "message_bytes": 1e9}, {"operation": "sendrecv", "devices": 2}, {"devices": 1},
+    ),
+    "fp32_steps": ({"mode": "inf"}, {"batch": 2}, {"model": "gpt2_large", "option": "fusion"}, {"mode": "other"}),
+    "encoder": (
+        {"engine": "FasterTransformer EFF-FT (PyTorch op)"}, {"hardware": "a100-sxm-40gb"}, {"batch": 64},
+        {"engine": "PyTorch 2.5"}, {"dtype": "int8"},
+    ),
+    "mlperf_inference": (
+        {"scenario": "Server"}, {"scenario": "SingleStream", "value": 9.0}, {"hardware": "a100-sxm-80gb"},
+        {"weight_dtype": None, "benchmark": "bert-99.9"}, {"benchmark": "resnet50"},
+    ),
+}  # fmt: skip
+"""Changes to a good row that make other kernels run, or none."""
+FITS = (
+    ("gemm", "library", "bf16", "bf16"), ("gemm", "cutlass", "fp8", "fp8"), ("gemm", "cutlass", "bf16", "int4"),
+    ("gemm", "simt", "fp32", "fp32"), ("attention.prefill", "fa3.hopper", "bf16", "bf16"),
+    ("attention.decode", "fa3.hopper", "bf16", "bf16"), ("attention.encoder", "fa3.hopper", "bf16", "bf16"),
+    ("attention.prefill", "trtllm.hopper", "bf16", "fp8"), ("experts", "triton", "bf16", "bf16"),
+    ("experts", "cutlass", "bf16", "bf16"), ("experts", "triton", "fp8", "fp8"),
+    *((f"collective.{name}", f"nccl.{name}", "fp16", "fp16") for name in
+      ("all_reduce", "all_gather", "reduce_scatter", "alltoall")),
+)  # fmt: skip
+CONTEXT = validate.Context(
+    calibrations=[calibration(BOARD, *(kernel_fit(key, typical(key)) for key in FITS))],
+    shared=shared(engine_steps=catalogue.shared().engine_steps),
+)
+
+
+def rows(kind: str, *changes: dict) -> pd.DataFrame:
+    """Return a table with one row for each set of changes to a good row."""
+    return pd.DataFrame([BASE[kind] | change for change in changes or ({},)])
+
+
+def varied(kind: str) -> pd.DataFrame:
+    """Return good rows, rows of other kernels, and rows that are refused."""
+    return rows(kind, {}, *CHANGES[kind], {"hardware": "t5"}, {"hardware": None})
+
+
+def predicted(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return validate.predictions(validate.checked(frame, kind, "table"), kind, CONTEXT)

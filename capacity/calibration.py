@@ -108,10 +108,14 @@ def kernel_fits_of(measurements: Sequence[Measurement], hardware: Hardware, know
             continue
         operations = joined([item.operations[0] for item in items], [1] * len(items))
         rows = Rows(operations, Board(hardware), np.array([item.seconds for item in items]), np.arange(len(items)))
-        twin: Key = (key[0], key[1], HALF.get(key[2], key[2]), HALF.get(key[3], key[3]))
         with suppress(MissingFactError):
-            fits.append(kernel_fit(key, rows, prior.get(key) or prior.get(twin), families.get(key))[0])
+            fits.append(kernel_fit(key, rows, prior.get(key) or prior.get(_twin(key)), families.get(key))[0])
     return tuple(fits)
+
+
+def _twin(key: Key) -> Key:
+    """Return the same kernels at the dtype that runs through the same units."""
+    return key[0], key[1], HALF.get(key[2], key[2]), HALF.get(key[3], key[3])
 
 
 def _fits(measurements: Sequence[Measurement], profile: Hardware) -> tuple[tuple[Efficiency, ...], str]:
@@ -173,7 +177,7 @@ def from_table(
             sources.append(f"{len(own):,} rows of kind {kind}")
             continue
         for key, rows in TABLES[kind].by_family(own, Board(hardware)).items():
-            fit, trees = kernel_fit(key, rows, prior.get(key), families.get(key))
+            fit, trees = kernel_fit(key, rows, prior.get(key) or prior.get(_twin(key)), families.get(key))
             fits.append(fit)
             if trees is not None:
                 residuals[str(fit.learned)] = trees

@@ -343,8 +343,9 @@ def test_what_cannot_be_fitted_is_refused_with_what_is_allowed(tmp_path, frame, 
     assert not (tmp_path / "fitted.yaml").exists()
 
 
-def test_only_single_operations_can_be_fitted_from_a_table(tmp_path):
+def test_a_kind_without_a_fit_is_refused_with_those_that_have_one(tmp_path):
     table().to_csv(tmp_path / "t.csv", index=False)
-    done = capacity("calibrate", "--from", tmp_path / "t.csv", "--kind", "encoder", "--hardware", "a100-sxm-80gb")
+    done = capacity("calibrate", "--from", tmp_path / "t.csv", "--kind", "fp32_steps", "--hardware", "a100-sxm-80gb")
     assert done.code == 2
-    assert "unknown kind 'encoder'; known: attention, collective, gemm, gemm_fp32, moe" in done.err
+    known = "attention, collective, encoder, gemm, gemm_fp32, mlperf_inference, moe"
+    assert f"unknown kind 'fp32_steps'; known: {known}" in done.err

@@ -20,9 +20,10 @@ from capacity.timing.learn import LEAST_TREE_ROWS
 from capacity.timing.tables import ROTATING_COPIES
 from capacity.work.operations import Gemm
 
-RTX = catalogue.hardware("rtx-4090")
+RTX = catalogue.hardware("rtx-3090")
 """A card that no shipped calibration was measured on."""
-TRUTH = GEMM.typical | {"t0_s": 9e-6, "flop_efficiency": 0.45, "bandwidth_efficiency": 0.6}
+FAMILY = next(each for each in catalogue.shared().families if each.key == ("gemm", "library", "bf16", "bf16"))
+TRUTH = GEMM.typical | dict(FAMILY.values) | {"t0_s": 5e-6, "flop_efficiency": 0.45, "bandwidth_efficiency": 0.6}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def table(count: int, seed: int = 0, *, quirk: bool = False) -> pd.DataFrame:
-    """Return products on a slow RTX 4090, 3 % noise; a quirk is 40 % more wherever n is below 512."""
+    """Return products on a slow RTX 3090, 3 % noise; a quirk is 40 % more wherever n is below 512."""
     sizes = products(count, seed)
     operation = Gemm(m=sizes.m, n=sizes.n, k=sizes.k, dtype="bf16", weight_copies=ROTATING_COPIES)
     times = GEMM.seconds(operation, Board(RTX), TRUTH) * np.random.default_rng(seed).lognormal(sigma=0.03, size=count)
@@ -67,8 +68,8 @@ def test_twenty_rows_make_predictions_of_unseen_shapes_right():
     after = validated(unseen, "--calibration", "fitted.yaml")
     assert before["median_ape"] > 0.15
     assert after["median_ape"] < 0.4 * before["median_ape"]
-    assert after["band_width"] < before["band_width"]
-    assert after["band_coverage"] > 0.9  # few rows claim no more than a card nobody measured
+    assert after["band_coverage"] > 0.9
+    assert after["band_width"] > 1.3  # 3 % of noise are 1.1, but few rows claim no more than a card nobody measured
     assert not Path("fitted.npz").exists()  # too few to learn from
 
 
@@ -77,7 +78,7 @@ def test_a_file_in_the_folder_calibrations_is_found_by_itself():
     before = validated(unseen)
     done = capacity("calibrate", "--from", written(table(20)), "--kind", "gemm", "--hardware", RTX.id)
     assert done.code == 0, done.err
-    assert Path("calibrations/rtx-4090-fused.yaml").is_file()
+    assert Path("calibrations/rtx-3090-fused.yaml").is_file()
     assert validated(unseen)["median_ape"] < 0.4 * before["median_ape"]
 
 
@@ -108,7 +109,15 @@ def test_json_tells_the_file_and_every_fit():
     assert "library" in fitted(table(20)).out
 
 
-@pytest.mark.parametrize("name", ["RTX-4090-24gb", "NVIDIA RTX 4090"])
+def test_few_rows_in_fp16_lean_on_what_is_known_of_bf16():
+    frame = table(20).assign(dtype="fp16")
+    (fit,) = fitted(frame, "--json").json["kernels"]
+    assert (fit["dtype"], fit["log_sigma"] > 0.05) == ("fp16", True)  # no narrower than what was carried over
+    unseen = table(300, seed=5).assign(dtype="fp16")
+    assert validated(unseen, "--calibration", "fitted.yaml")["median_ape"] < 0.6 * validated(unseen)["median_ape"]
+
+
+@pytest.mark.parametrize("name", ["RTX-3090", "NVIDIA RTX 3090"])
 def test_hardware_may_be_written_as_in_the_table(name):
     said = fitted(table(20).assign(hardware=name), "--json").json
     assert said["kernels"][0]["rows"] == 20
@@ -135,7 +144,7 @@ def test_several_tables_make_one_calibration():
 def test_what_a_file_says_answers_before_what_is_shipped():
     fitted(table(20))
     known = catalogue.calibrations(["fitted.yaml"])
-    assert known[0][0].id == "rtx-4090-fused"
+    assert known[0][0].id == "rtx-3090-fused"
     assert {item.id for item, _ in known} >= {item.id for item, _ in catalogue.calibrations()}
 
 
@@ -163,13 +172,14 @@ GOOD = table(5)
     ("frame", "arguments", "message"),
     [
         (GOOD, ("--kind", "gem"), "unknown kind 'gem'; did you mean gemm"),
-        (GOOD, ("--kind", "encoder"), "unknown kind 'encoder'"),
+        (GOOD, ("--kind", "fp32_steps"), "unknown kind 'fp32_steps'; known: attention, collective"),
+        (GOOD, ("--kind", "encoder"), "kind encoder needs column 'layers'"),
         (GOOD, ("--kind", "attention"), "kind attention needs column"),
         (GOOD, ("--kind", "gemm", "--kind", "gemm"), "1 --from tables need as many --kind, got 2"),
         (GOOD, (), "1 --from tables need as many --kind, got 0"),
         (GOOD, ("--kind", "gemm", "--engine", "quick"), "unknown engine 'quick'"),
-        (GOOD, ("--kind", "gemm", "--hardware", "rtx-4091"), "did you mean rtx-4090"),
-        (GOOD, ("--kind", "gemm", "--hardware", "t4"), "no rows of hardware t4; it has rtx-4090"),
+        (GOOD, ("--kind", "gemm", "--hardware", "rtx-3091"), "did you mean rtx-3090"),
+        (GOOD, ("--kind", "gemm", "--hardware", "t4"), "no rows of hardware t4; it has rtx-3090"),
         (GOOD.drop(columns="latency_us"), ("--kind", "gemm"), "a fit needs column 'latency_us'"),
         (GOOD.assign(latency_us=np.nan), ("--kind", "gemm"), "it has no usable row at all"),
         (GOOD.assign(dtype="fp99"), ("--kind", "gemm"), "unknown dtype 'fp99'"),

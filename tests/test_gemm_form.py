@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -216,6 +217,16 @@ def test_the_compiled_loop_is_the_vectorized_one(shapes, values, copies, dtype):
     numbers = judging_numbers(gemm(dtype=dtype, weight_copies=copies), B200, values)
     expected = vectorized(m, n, k, batch, numbers)
     np.testing.assert_allclose(compiled.best_seconds(m, n, k, batch, numbers), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("copies", [6.0, float("inf")])
+def test_the_loop_that_is_compiled_is_the_vectorized_one_in_python_too(copies):
+    draw = np.random.default_rng(0)
+    m, n, k = (np.round(np.exp(draw.uniform(0, 11, 30))) for _ in range(3))
+    numbers = judging_numbers(gemm(weight_copies=copies), HERE, TYPICAL)
+    with mock.patch.object(compiled, "_candidates", compiled._candidates.py_func):
+        found = compiled.best_seconds(m, n, k, np.ones(30), numbers)
+    np.testing.assert_allclose(found, vectorized(m, n, k, np.ones(30), numbers), rtol=1e-9)
 
 
 def test_many_shapes_are_as_many_single_ones():

@@ -57,6 +57,16 @@ def test_the_compiled_sum_is_the_vectorized_one(trees, count):
     np.testing.assert_allclose(trees.predicted(rows), expected, atol=1e-12)
 
 
+def test_the_loops_that_are_compiled_say_the_same_in_python(trees):
+    flat = np.ascontiguousarray(columns(20, seed=2).T)
+    found = compiled._trees.py_func(flat, trees.questions, trees.thresholds, trees.values)
+    np.testing.assert_allclose(found, trees.vectorized(flat), atol=1e-12)
+    draw = np.random.default_rng(0)
+    binned, leaf = draw.integers(0, 5, (30, 2)).astype(np.uint8), draw.integers(0, 4, 30)
+    cells = [loop(binned, leaf, np.ones(30), 4, 5) for loop in (compiled._histograms, compiled._histograms.py_func)]
+    assert np.array_equal(*cells)
+
+
 def test_histograms_count_and_sum_by_leaf_and_bin():
     binned = np.array([[0, 1], [0, 0], [2, 1]], dtype=np.uint8)
     counts, sums = compiled.histograms(binned, np.array([0, 1, 1]), np.array([0.5, 1.0, 2.0]), 2, 3)

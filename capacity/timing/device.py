@@ -17,7 +17,16 @@ from capacity.timing.form import Board, MissingFactError
 from capacity.timing.kernel import Kernel, key_of
 from capacity.timing.kernel import Key as KernelKey
 from capacity.timing.roofline import Roof, executed_flop, seconds
-from capacity.work.operations import Amount, Attention, Collective, Gemm, GroupedGemm, Operation
+from capacity.work.operations import (
+    Amount,
+    Attention,
+    Collective,
+    Gather,
+    Gemm,
+    GroupedGemm,
+    Operation,
+    Streaming,
+)
 
 FALLBACK_OPERATION = {
     "gemm.grouped": "gemm", "attention.encoder": "attention.prefill", "attention.prefill": "attention.encoder",
@@ -71,6 +80,8 @@ class Device:
     stand_in_log_sigma: float
     kernels: Mapping[KernelKey, Kernel] = field(default_factory=dict)
     """Kernel families measured on this device or carried over from relatives; they answer before `fitted`."""
+    encoders: Mapping[str, Device] = field(default_factory=dict)
+    """Dtype → this device as an engine runs whole encoder passes, where such passes were measured."""
 
     def time(self, operation: Operation, families: Sequence[str] = ()) -> Estimate:
         """Return the time of all launches of `operation` [s].
@@ -127,6 +138,9 @@ class Device:
             Kernel families that run the operations; the usual ones by default.
         """
         operations = tuple(operations)
+        encoder = self._encoder(operations) if mode == "inference" else None
+        if encoder is not None:
+            return encoder.step(operations, mode, (encoder.origin,))
         kernels = total(self.time(operation, families) for operation in operations)
         composition = self.compositions.get(mode)
         if composition is None:
@@ -140,6 +154,15 @@ class Device:
         errors[f"{mode} step on {self.hardware.id}"] = composition.log_sigma
         judged: Basis = "projected" if composition.basis == "assumed" else composition.basis
         return Estimate(value, errors, weakest([kernels.basis, judged]))
+
+    def _encoder(self, operations: Sequence[Operation]) -> Device | None:
+        """Return the device that runs these operations as one encoder pass of its engine, if they are one."""
+        dtype = next((op.dtype for op in operations if isinstance(op, Attention) and op.phase == "encoder"), "")
+        found = self.encoders.get(dtype)
+        if found is None or not all(isinstance(op, Gemm | Attention | Streaming | Gather) for op in operations):
+            return None
+        products = [op for op in operations if isinstance(op, Gemm)]
+        return found if all({op.dtype, op.weight_dtype or dtype} == {dtype} for op in products) else None
 
     def bound(self, operations: Iterable[Operation]) -> str:
         """Return what takes most of the time of `operations`: compute, memory bandwidth, the link, or launches."""

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from capacity.spec.calibration import Calibration, Composition, Efficiency, Shared
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
+from capacity.timing import engine_kernels
 from capacity.timing.band import Basis
 from capacity.timing.carried import distance, kernels, sigma_at
-from capacity.timing.device import Device, Key
+from capacity.timing.device import HALF, Device, Key
+
+FUSED_STEPS = ("tensorrt",)
+"""Engines whose measured encoder passes answer for the fused engine of a plan."""
+ENCODER_DTYPES = ("fp16", "bf16", "int8", "fp8")
 
 
 def device(
@@ -35,7 +40,25 @@ def device(
     LSTM, solves) are PyTorch's: they come from the same machine's eager calibration.
     """
     found = _efficient(hardware, engine, calibrations, shared)
-    return dataclasses.replace(found, kernels=kernels(hardware, calibrations, shared))
+    encoders = _encoders(hardware, calibrations, shared) if engine == "fused" else {}
+    return dataclasses.replace(found, kernels=kernels(hardware, calibrations, shared), encoders=encoders)
+
+
+def _encoders(
+    hardware: Hardware, calibrations: Sequence[tuple[Calibration, Hardware]], shared: Shared
+) -> dict[str, Device]:
+    """Return the device as the first engine runs whole encoder passes, by dtype; empty where none is known to."""
+    steps = next((item for item in shared.engine_steps if item.engine in FUSED_STEPS), None)
+    if steps is None:
+        return {}
+    own = [part for item, _ in calibrations if item.hardware == hardware.id for part in item.composition]
+    found = {}
+    for dtype in ENCODER_DTYPES:
+        if engine_kernels.runs(hardware, dtype, steps):
+            twins = {dtype, HALF.get(dtype, dtype)}
+            measured = (part for part in own if part.engine == steps.engine and part.dtype in twins)
+            found[dtype] = engine_kernels.device(hardware, dtype, steps, next(measured, None))
+    return found
 
 
 def _efficient(
@@ -45,7 +68,7 @@ def _efficient(
     own = [calibration for calibration, _ in calibrations if calibration.hardware == hardware.id]
     relatives = [pair for pair in calibrations if pair[1].kind == hardware.kind]
     if own:
-        source = min(own, key=lambda calibration: (calibration.engine != engine, calibration.id))
+        source = min(own, key=lambda item: (not item.efficiencies, item.engine != engine, item.id))
         errors = _engine_error(source, engine, shared)
         beside = next((item for item in own if item.engine == "eager" and engine in PROCESSOR_ENGINES), None)
         carried = _Carried(source, source.id, "projected" if errors else "calibrated", errors, beside)

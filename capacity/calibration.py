@@ -253,8 +253,8 @@ def to_yaml(calibration: Calibration) -> str:
     head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
     comment = (
         "# yaml-language-server: $schema=../../docs/reference/schemas/calibration.json\n"
-        "# Fitted numbers in SI units; efficiencies are shares of the profile's rate and bandwidth; log_sigma and errors\n"
-        "# come from rows held out of the fit. What a form's values mean: docs/explanation/kernel-time.md.\n"
+        "# Fitted numbers in SI units; efficiencies are shares of the profile's rate and bandwidth. log_sigma and\n"
+        "# errors come from rows held out of the fit. What a form's values mean: docs/explanation/kernel-time.md.\n"
     )
     text = comment + head
     for name, rows in parts.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from capacity.work.models import parameters
 
 SHIPPED = "hardware_profiles/calibrations"
 """Folder of the calibrations that come with the product; a user's own lie in ./calibrations."""
+Stamp: TypeAlias = tuple[int, int]
+"""Time of the last change [ns] and size [byte] of a file."""
 
 
 def hardware(name: str) -> Hardware:
@@ -120,7 +123,30 @@ def rates(name: str) -> Rates:
 
 def shared() -> Shared:
     """Return what holds for all devices until somebody measures."""
-    return documents.validated(documents.read(documents.find(SHIPPED, "shared")), Shared)
+    path = documents.find(SHIPPED, "shared")
+    return _shared(path, _stamp(path))
+
+
+@lru_cache(maxsize=4)
+def _shared(path: Path, _: Stamp) -> Shared:
+    return documents.validated(documents.read(path), Shared)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return what changes when a file does: a dashboard asks for the same calibrations at every move of a slider."""
+    try:
+        known = Path(path).stat()
+    except OSError:
+        return (0, 0)  # reading it will say why
+    return known.st_mtime_ns, known.st_size
+
+
+@lru_cache(maxsize=256)
+def _calibration(path: Path, _: Stamp, __: Stamp) -> tuple[Calibration, Document]:
+    """Return a calibration as it is read from a file and the residuals beside it, whose stamps these are."""
+    document = documents.read(path)
+    item = documents.validated(document, Calibration)
+    return item.with_residuals(Residuals(Path(path).with_suffix(".npz"))), document
 
 
 def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]]:
@@ -134,11 +160,9 @@ def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]
     paths += [*documents.catalogue("calibrations").values(), *known.values()]
     found: dict[str, tuple[Calibration, Hardware]] = {}
     for path in paths:
-        document = documents.read(path)
-        item = documents.validated(document, Calibration)
+        item, document = _calibration(path, _stamp(path), _stamp(Path(path).with_suffix(".npz")))
         if item.id not in found:
-            profile = item.profile or _measured(item, document)
-            found[item.id] = item.with_residuals(Residuals(Path(path).with_suffix(".npz"))), profile
+            found[item.id] = item, item.profile or _measured(item, document)
     return list(found.values())
 
 

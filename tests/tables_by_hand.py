@@ -37,7 +37,9 @@ BASE = {
 }  # fmt: skip
 """A good row of each kind."""
 CHANGES: dict[str, tuple[dict, ...]] = {
-    "gemm": ({"m": 1}, {"dtype": "fp8"}, {"engine": "trtllm 1.0", "kernel": "torch_flow"}, {"dtype": "int4_weightonly"}),
+    "gemm": (
+        {"m": 1}, {"dtype": "fp8"}, {"engine": "trtllm 1.0", "kernel": "torch_flow"}, {"dtype": "int4_weightonly"},
+    ),
     "gemm_fp32": ({"m": 1}, {"batch": None}, {"k": 7, "batch": 30}),
     "attention": (
         {"phase": "decode", "query_length": 1}, {"phase": "encoder", "kv_length": 256}, {"head_dim": 64},

@@ -89,7 +89,7 @@ def test_a_wrong_flag_of_plan_is_refused(flags, said):
         (("model", "show", "bert-bas"), "unknown model profile 'bert-bas'; did you mean bert-base"),
         (("schema", "scenarios"), "unknown kind 'scenarios'; did you mean scenario"),
         (("dashboard", "nowhere"), "unknown scenario 'nowhere'; known: "),
-        (("validate", "t.csv", "--kind", "nonsense"), "unknown kind 'nonsense'; known: attention, encoder, gemm"),
+        (("validate", "t.csv", "--kind", "nonsense"), "unknown kind 'nonsense'; known: attention, collective, encoder"),
         (
             ("validate", "t.csv", "-k", "gemm", "--min-share", "2"),
             "--min-share: 2 is out of range; write at least 0% and",

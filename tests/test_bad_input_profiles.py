@@ -134,8 +134,8 @@ def test_a_config_json_may_hold_emoji_and_lie_in_a_folder_of_any_name():
 CALIBRATION_FAULTS = {
     "an unknown device": ("hardware: t4", "hardware: ⌖t5", "hardware: unknown hardware profile 't5'; did you mean t4"),
     "an unknown engine": ("engine: fused", "engine: ⌖warp", "'onnxruntime' or 'openvino' (got 'warp')"),
-    "a method of tomorrow": ("engine:", "method_version: ⌖99\nengine:", "method_version: input should be 1 (got 99)"),
-    "another method": ("engine:", "method: ⌖magic\nengine:", "method: input should be 'roofline' (got 'magic')"),
+    "a method of tomorrow": ("engine:", "method_version: ⌖99\nengine:", "method_version: input should be 2 (got 99)"),
+    "another method": ("engine:", "method: ⌖magic\nengine:", "method: input should be 'forms' (got 'magic')"),
     "a year for a date": ("2026-11-22", "⌖2026", "date: input should be text (got 2026)"),
     "no efficiencies": ("source:", "power: ⌖lots\nsource:", "power: input should be a mapping"),
     "an unknown dtype": ("fp16", "⌖fp12", "efficiencies.0.dtype: input should be 'fp64'"),

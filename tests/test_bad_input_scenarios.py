@@ -121,13 +121,13 @@ def test_a_fault_of_an_override_is_refused_where_the_override_stands():
         ("latency: 2 s", "latency: 1 ns", "service time of one batch alone"),
         ("samples: 1 k", "batch: 1e15, samples: 1 k", "memory of one device"),
         ("deadline: 4 d", "deadline: 1 ns", "deadline with"),
-        ("max_batch: 4", "max_batch: 1", "no dense fp16 rate"),
+        ("max_batch: 4", "max_batch: 1", "l4 has no memory_bandwidth"),
     ],
 )
 def test_what_no_fleet_can_do_is_an_answer(old, new, said):
     assert SCENARIO.count(old) == 1
     bare = "id: l4\nname: Bare\nvendor: Acme\nkind: gpu\nsources: {}\n"  # a device about which nothing is known
-    options = ("-H", write("l4.yaml", bare).absolute()) if "dense" in said else ()
+    options = ("-H", write("l4.yaml", bare).absolute()) if "l4" in said else ()
     infeasible("plan", write("shop.yaml", SCENARIO.replace(old, new)), *options, says=said)
 
 

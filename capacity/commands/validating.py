@@ -45,8 +45,10 @@ def validate_table(wish: Check, *, as_json: bool) -> int:
         _write_frame(found, wish.output)
     if wish.plot is not None:
         from capacity import charts
+        from capacity.report.residuals import MOST_POINTS
 
-        shown = {str(name): found[name].to_numpy() for name in ("measured", "predicted", "low", "high", "hardware")}
+        drawn = found.sample(min(len(found), MOST_POINTS), random_state=0)  # more than that no browser shows
+        shown = {str(name): drawn[name].to_numpy() for name in ("measured", "predicted", "low", "high", "hardware")}
         unit = found["target"].iloc[0].rsplit("_", 1)[-1] if len(found) else "s"
         files.write_text(wish.plot, charts.page(charts.predicted_measured(shown, unit)))
     if as_json:

@@ -78,9 +78,7 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
         # a few rows teach no trees: those of siblings hold (kernel-time.md); many rows were fitted without them
         if far == 0 and not found[key].learned and not many.get(key):
             siblings = tuple(each for fit, calibration, _ in by_distance[0] for each in _learned(fit, calibration))
-            found[key] = dataclasses.replace(
-                found[key], learned=siblings, beyond_log_sigma=shared.beyond_log_sigma
-            )
+            found[key] = dataclasses.replace(found[key], learned=siblings, beyond_log_sigma=shared.beyond_log_sigma)
     return found
 
 

@@ -77,9 +77,7 @@ def fitted(
     return _values(parameters, slots, result.x, len(samples))
 
 
-def _slots(
-    parameters: Sequence[Parameter], devices: int, fixed: frozenset[str]
-) -> list[tuple[Parameter, int | None]]:
+def _slots(parameters: Sequence[Parameter], devices: int, fixed: frozenset[str]) -> list[tuple[Parameter, int | None]]:
     """Return what is fitted: each free parameter with its device, or None where all devices share it."""
     found: list[tuple[Parameter, int | None]] = []
     for parameter in parameters:

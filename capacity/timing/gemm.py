@@ -35,6 +35,8 @@ CACHE_SHARE = 0.8
 """Share of the last-level cache that weights can stay in between two calls."""
 CLOCK_SETTLES_S = 1e-3
 """How long a product runs before the power limit has lowered the clock [s]."""
+LEAST = 1e-9
+"""Smallest size: a batch that a cache answers whole still launches."""
 SMALL = 500
 """Shapes below which numpy answers sooner than the compiled loop is loaded."""
 
@@ -69,7 +71,7 @@ def seconds(product: Gemm, board: Board, values: Values) -> Array:
     """
     shape = np.broadcast_shapes(*(np.shape(getattr(product, name)) for name in ("m", "n", "k", "batch")))
     fields = [np.broadcast_to(getattr(product, name), shape).ravel() for name in ("m", "n", "k", "batch")]
-    m, n, k, batch = (np.ascontiguousarray(field, dtype=float) for field in fields)
+    m, n, k, batch = (np.maximum(np.ascontiguousarray(field, dtype=float), LEAST) for field in fields)
     numbers = judging_numbers(product, board, values)
     if m.size < SMALL:
         best = vectorized(m, n, k, batch, numbers)

@@ -67,5 +67,3 @@ def gate(figures: Mapping[str, Any], max_median_error: float | None, min_share: 
             said = "no row could be compared" if error is None else f"median error {error:.1%}"
             failures.append(f"{target}: {said}, at most {max_median_error:.1%} wanted")
     return failures
-
-

@@ -21,6 +21,7 @@ from capacity.timing.device import Device
 
 Array = NDArray[np.float64]
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What predictions depend on besides their row."""
@@ -94,5 +95,3 @@ class Kind:
     def columns(self) -> tuple[str, ...]:
         """Columns a table must have."""
         return self.group_by + self.sizes
-
-

@@ -78,5 +78,3 @@ def _fill(
         part.loc[rows.index, "low"] = predicted.low
         part.loc[rows.index, "high"] = predicted.high
         part.loc[rows.index, "basis"] = predicted.basis
-
-

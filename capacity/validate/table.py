@@ -83,5 +83,3 @@ def invalid(inputs: pd.DataFrame, kind: Kind) -> pd.Series[str]:
         if name not in kind.whole:
             reasons[inputs[name].isna()] = f"{name} is blank"
     return reasons
-
-

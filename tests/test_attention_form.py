@@ -159,10 +159,8 @@ def test_arrays_are_their_entries(phase):
     assert together == pytest.approx(alone)
 
 
-@pytest.mark.parametrize("phase", FORMS)
+@pytest.mark.parametrize("phase", ["encoder", "prefill"])  # nobody trains on decode steps
 def test_a_backward_pass_takes_longer(phase):
-    if phase == "decode":
-        pytest.skip("nobody trains on decode steps")
     assert seconds(call(phase, length=4096, backward=True)) > 2 * seconds(call(phase, length=4096)) - 2e-5
 
 

@@ -231,7 +231,7 @@ def rows_of(frame):
     return Sample(work, Board(catalogue.hardware(frame.hardware.iloc[0])), frame.latency_us.to_numpy(float) * 1e-6)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no reference data beside the project")
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent: no reference data")
 @pytest.mark.parametrize("operation", ["all_reduce", "all_gather", "reduce_scatter", "alltoall"])
 def test_measured_sizes_left_out_of_the_fit(operation):
     """Every fifth size of each device; the brief asks for 9 % on the same device and 15 % on an unseen NVLink board."""

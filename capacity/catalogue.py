@@ -136,34 +136,33 @@ def _stamp(path: Path) -> Stamp:
     """Return what changes when a file does: a dashboard asks for the same calibrations at every move of a slider."""
     try:
         known = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return (0, 0)  # reading it will say why
     return known.st_mtime_ns, known.st_size
 
 
 @lru_cache(maxsize=256)
-def _calibration(path: Path, _: Stamp, __: Stamp) -> tuple[Calibration, Document]:
+def _calibration(path: Path, shipped: bool, _: Stamp, __: Stamp) -> tuple[Calibration, Document]:
     """Return a calibration as it is read from a file and the residuals beside it, whose stamps these are."""
     document = documents.read(path)
     item = documents.validated(document, Calibration)
-    return item.with_residuals(Residuals(Path(path).with_suffix(".npz"))), document
+    return item.with_residuals(Residuals(Path(path).with_suffix(".npz")), shipped=shipped), document
 
 
 def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]]:
     """Return every calibration with the profile it belongs to: the files `extra`, those of ./calibrations, the shipped.
 
-    What an earlier one says about a device hides what a later one says; of the same id only the first is read.
+    What an earlier one says about a device hides what a later one says.
     Learned residuals lie beside a document in `<name>.npz` and are read when asked for.
     """
     known = {name: path for name, path in documents.catalogue(SHIPPED).items() if name != "shared"}
     paths = [documents.find(SHIPPED, name, known) for name in extra]
     paths += [*documents.catalogue("calibrations").values(), *known.values()]
-    found: dict[str, tuple[Calibration, Hardware]] = {}
-    for path in paths:
-        item, document = _calibration(path, _stamp(path), _stamp(Path(path).with_suffix(".npz")))
-        if item.id not in found:
-            found[item.id] = item, item.profile or _measured(item, document)
-    return list(found.values())
+    shipped, found = set(known.values()), []
+    for path in dict.fromkeys(paths):
+        item, document = _calibration(path, path in shipped, _stamp(path), _stamp(Path(path).with_suffix(".npz")))
+        found.append((item, item.profile or _measured(item, document)))
+    return found
 
 
 class Residuals(Mapping[str, Trees]):

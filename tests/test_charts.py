@@ -30,7 +30,7 @@ def test_latency_bars_follow_each_other_up_to_the_expected_latency():
     for bar, after in pairwise(bars):
         assert bar.base[0] + bar.x[0] == pytest.approx(after.base[0])
     last = bars[-1].base[0] + bars[-1].x[0]
-    assert last / 1000 == pytest.approx(option.latency_quantile_s, rel=0.01)  # one pool: its p99 wait is the wait
+    assert last / 1000 == pytest.approx(option.latency_quantile_s, rel=0.02)  # one pool: its p99 wait is the wait
 
 
 def test_memory_bars_hold_every_component():

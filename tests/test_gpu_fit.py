@@ -131,10 +131,12 @@ def test_calibrate_on_a_replayed_gpu_ends_in_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(Backend, "local", classmethod(lambda cls, *_: cls("cuda", 1)))
     monkeypatch.setattr(Backend, "reference", lambda _: lambda: cuda.work(0.1))
     monkeypatch.setattr(suite, "cases", lambda _, quick: [case(item) for item in run_of(hardware.id)])
+    monkeypatch.setattr(suite, "refusals", lambda _: {"fp8": "no such units"})
     monkeypatch.setattr(run, "power", lambda _: "not measured")
     monkeypatch.setattr(cuda, "device_count", lambda: 1, raising=False)
     done = capacity("calibrate", "--device", "cuda", "--quick", "--output", tmp_path / "gpu.yaml")
     assert done.code == 0, done.err
+    assert "no products in fp8: no such units" in done.err
     (found, profile) = catalogue.calibrations([str(tmp_path / "gpu.yaml")])[0]
     assert profile.id == hardware.id
     assert {fit.operation for fit in found.kernels} == {"gemm", "attention.encoder"}

@@ -147,10 +147,10 @@ def test_disturbed_runs_and_other_machines_tell_nothing_about_scatter():
     runs = [entry(0), entry(1, disturbed=("load",)), entry(2, name="Epyc"), entry(3, method_version=2), entry(4, 1.1)]
     found = history.comparable(runs, history.place_of(entry().machine, "cpu"), 1)
     assert [run.time for run in found] == [START, START + timedelta(days=4)]
-    first, second = history.log_times(found)
+    first, second = history.log_seconds(found)
     assert len(first) == 6
     assert [b - a for a, b in zip(first, second, strict=True)] == pytest.approx([math.log(1.1)] * 6)
-    assert history.log_times([]) == []
+    assert history.log_seconds([]) == []
 
 
 def test_the_chart_shows_verdicts_and_hides_classes_until_asked():

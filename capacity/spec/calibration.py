@@ -217,16 +217,22 @@ class Calibration(Spec):
     unstable: tuple[str, ...] = ()
     """Cases whose timing did not settle; the fit is robust against a few of them."""
     _residuals: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _shipped: bool = PrivateAttr(default=False)
 
     @property
     def residuals(self) -> Mapping[str, Any]:
         """Learned residuals by key (`KernelFit.learned`), read from the file beside the document when asked for."""
         return self._residuals
 
-    def with_residuals(self, residuals: Mapping[str, Any]) -> Calibration:
+    @property
+    def shipped(self) -> bool:
+        """Whether it came with the product, not from the user's own measurements."""
+        return self._shipped
+
+    def with_residuals(self, residuals: Mapping[str, Any], *, shipped: bool = False) -> Calibration:
         """Return the calibration with the learned residuals that belong to it."""
         known = self.model_copy()
-        known._residuals = residuals
+        known._residuals, known._shipped = residuals, shipped
         return known
 
 

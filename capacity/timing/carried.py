@@ -60,9 +60,15 @@ def kernels(hardware: Hardware, calibrations: Pairs, shared: Shared) -> dict[Key
     relatives: dict[Key, dict[int, list[tuple[KernelFit, Calibration, Hardware]]]] = {}
     found: dict[Key, Kernel] = {}
     many: dict[Key, bool] = {}
-    for calibration, profile in calibrations:
+    first: dict[Key, int] = {}  # whose measurements of a whole family count: an engine's part of a later one does not
+    for place, (calibration, profile) in enumerate(calibrations):
         for fit in calibration.kernels:
+            whole = (fit.operation, fit.family.partition("/")[0], *fit.key[2:])
             if profile.id == hardware.id:
+                if first.get(whole, place) != place:
+                    continue
+                if fit.family == whole[1]:
+                    first[whole] = place
                 many.setdefault(fit.key, fit.rows >= LEAST_TREE_ROWS)
                 found.setdefault(fit.key, own(fit, calibration, families, shared.beyond_log_sigma))
             elif profile.kind == hardware.kind:

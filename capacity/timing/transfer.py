@@ -47,9 +47,13 @@ def device(
 def _encoders(
     hardware: Hardware, calibrations: Sequence[tuple[Calibration, Hardware]], shared: Shared
 ) -> dict[str, Device]:
-    """Return the device as the first engine runs whole encoder passes, by dtype; empty where none is known to."""
+    """Return the device as the first engine runs whole encoder passes, by dtype; empty where none is known to.
+
+    Kernels that the user measured on this very device go first.
+    """
     steps = next((item for item in shared.engine_steps if item.engine in FUSED_STEPS), None)
-    if steps is None:
+    mine = (item for item, _ in calibrations if item.hardware == hardware.id and not item.shipped)
+    if steps is None or any(item.kernels or item.efficiencies for item in mine):
         return {}
     own = [part for item, _ in calibrations if item.hardware == hardware.id for part in item.composition]
     found = {}

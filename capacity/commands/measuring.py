@@ -193,8 +193,9 @@ def report_fit(fitted: Calibration, path: Path, *, as_json: bool) -> None:
             table.add_row(fit.operation, fit.family, dtypes, values, *errors, "learned" if fit.learned else "–")
         screen.print(table)
     for part in fitted.composition:
+        ran = f" by {part.engine} in {part.dtype}" if part.engine else ""
         screen.print(
-            f"whole models, {part.mode}: {part.launch * 1e6:.3g} µs a launch, ×{part.slowdown:.3g}; "
+            f"whole models, {part.mode}{ran}: {part.launch * 1e6:.3g} µs a launch, ×{part.slowdown:.3g}; "
             f"median error left out {part.median_error:.1%} over {part.rows} models"
         )
     power = fitted.power if isinstance(fitted.power, str) else f"{fitted.power.busy:.0f} W busy ({fitted.power.method})"

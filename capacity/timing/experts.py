@@ -255,7 +255,7 @@ def form(family_name: str) -> Form:
 
     Examples
     --------
-    >>> form("marlin").name, form("triton").name
-    ('experts.warp', 'experts')
+    >>> form("marlin") is WARP_EXPERTS, form("triton") is EXPERTS
+    (True, True)
     """
     return WARP_EXPERTS if family_name == "marlin" else EXPERTS

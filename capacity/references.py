@@ -16,7 +16,8 @@ from capacity.problems import Location
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import Rates
-from capacity.spec.scenario import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage, Scenario
+from capacity.spec.scenario import Scenario
+from capacity.spec.stages import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage
 from capacity.work.models import reading
 
 T = TypeVar("T")

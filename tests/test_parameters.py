@@ -37,6 +37,25 @@ PUBLISHED = {
     "qwen3-30b-a3b": 30_532_122_624,
     "mistral-7b": 7_241_732_096,
     "mixtral-8x7b": 46_702_792_704,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "qwen3-coder-480b-a35b": 480_154_875_392,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-70b": 68_976_648_192,
+    "codellama-34b": 33_743_970_304,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-nemo": 12_247_782_400,
+    "mixtral-8x22b": 140_620_634_112,
+    "yi-34b": 34_388_917_248,
+    # arXiv:2508.10925, table 1: 20.91 and 116.83 billion.
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    # Sum of numel over transformers' Llama4ForCausalLM: the vision tower of the published 109 billion is not in it.
+    "llama-4-scout": 107_769_861_120,
+    # The same over MiniMaxM2ForCausalLM, the published 230 billion.
+    "minimax-m2.5": 228_689_748_992,
+    "minimax-m2.7": 228_689_748_992,
     # By hand. Embedding 50,000·256; four gates of 512·(256 + 512 + two biases); output 50,000·(512 + 1).
     "lstm-recommender": 12_800_000 + 4 * 512 * (256 + 512 + 2) + 25_650_000,
     # Tables 1.1 M · 256; a block has 4 projections 256² + 256, the feed-forward 2·256·1024 + 1024 + 256 and two norms
@@ -53,9 +72,16 @@ SMALL = {
     "intermediate_size": 96,
     "vocab_size": 101,
 }
-OWN = {"mixtral": {"num_local_experts": 4}, "qwen3_moe": {"num_experts": 16}, "distilbert": {"hidden_dim": 96}}
+OWN = {
+    **dict.fromkeys(("mixtral", "gpt_oss", "minimax_m2", "llama4_text"), {"num_local_experts": 16}),
+    **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text"), {"num_experts": 16}),
+    "distilbert": {"hidden_dim": 96},
+}
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma")
-HEADS = [(kind, "none") for kind in MODEL_TYPES] + [(kind, "classification") for kind in MODEL_TYPES]
+DECODERS += ("gpt_oss", "minimax_m2", "llama4_text")
+UNSCORED = ("minimax_m2", "llama4_text", "qwen3_vl_text", "qwen3_vl_moe_text")  # transformers has no classifier for them
+HEADS = [(kind, "none") for kind in MODEL_TYPES]
+HEADS += [(kind, "classification") for kind in MODEL_TYPES if kind not in UNSCORED]
 HEADS += [(kind, "language-model") for kind in DECODERS]
 HEADS += [(kind, "pooler") for kind in ("bert", "camembert", "roberta", "xlm-roberta")]
 
@@ -100,6 +126,11 @@ def test_profile_form(name):
         # Of 128 experts of 3·2048·768 in each of 48 blocks a token passes 8; the paper says 3 B.
         ("qwen3-30b-a3b", 3_353_032_704),
         ("qwen3-8b", 8_190_735_360),
+        # arXiv:2508.10925, table 1: 3.61 and 5.13 billion without the token table of 201,088 · 2880.
+        ("gpt-oss-20b", 3_608_307_264 + 579_133_440),
+        ("gpt-oss-120b", 5_132_849_472 + 579_133_440),
+        # All but 15 of 16 experts of 3·5120·8192 in each of 48 blocks; the name says 17 B.
+        ("llama-4-scout", 107_769_861_120 - 48 * 15 * 125_829_120),
     ],
 )
 def test_active_parameters(name, active):
@@ -126,6 +157,11 @@ def test_missing_fields_take_the_defaults_of_transformers(real, kind, head):
         ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 4, "head_dim": 6}, "language-model"),
         ("qwen3", {"attention_bias": True, "head_dim": 8, "num_key_value_heads": 2}, "language-model"),
         ("qwen3_moe", {"attention_bias": True, "head_dim": 8, "moe_intermediate_size": 40}, "language-model"),
+        ("gpt_oss", {"attention_bias": False, "num_key_value_heads": 2, "head_dim": 6}, "language-model"),
+        ("minimax_m2", {"num_key_value_heads": 4, "head_dim": 6, "attention_bias": True}, "language-model"),
+        ("llama4_text", {"attention_bias": True, "use_qk_norm": False, "intermediate_size_mlp": 7}, "language-model"),
+        ("qwen3_vl_text", {"attention_bias": True, "head_dim": 8, "num_key_value_heads": 2}, "none"),
+        ("qwen3_vl_moe_text", {"attention_bias": True, "moe_intermediate_size": 40}, "none"),
         ("gemma", {"attention_bias": True, "tie_word_embeddings": False}, "language-model"),
         ("mistral", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4}, "language-model"),
         ("gpt2", {"n_inner": 50, "n_positions": 33, "tie_word_embeddings": False}, "language-model"),
@@ -179,6 +215,10 @@ def test_config_json_of_the_hub_is_a_model(tmp_path):
         ({"model_type": "llama", "num_hidden_layers": True}, "none", "'num_hidden_layers' must be a positive whole"),
         ({"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": [0]}, "none", "dense blocks between"),
         ({"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2}, "none", "dense blocks between"),
+        ({"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2}, "none", "dense blocks"),
+        ({"model_type": "llama4_text", "num_local_experts": 4, "moe_layers": [1]}, "none", "dense blocks between"),
+        ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": ["linear_attention"]}, "none", "kinds known"),
+        ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": 2}, "none", "must be a list of attention"),
     ],
 )
 def test_what_is_not_known_is_refused(fields, head, said):
@@ -189,3 +229,22 @@ def test_what_is_not_known_is_refused(fields, head, said):
 def test_an_unknown_type_names_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean qwen3"):
         transformer({"model_type": "qwen33"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "window", "full"),
+    [
+        ("gpt_oss", {"num_hidden_layers": 5}, 128, 2),  # windows on blocks 0, 2 and 4
+        ("gpt_oss", {"num_hidden_layers": 1}, 128, 0),
+        ("gpt_oss", {"sliding_window": None}, None, 0),
+        ("gpt_oss", {"layer_types": ["full_attention"] * 2}, None, 0),
+        ("gpt_oss", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 9}, 9, 0),
+        ("llama4_text", {"num_hidden_layers": 9}, 8192, 2),  # blocks 3 and 7 rotate no positions and see everything
+        ("llama4_text", {"layer_types": ["chunked_attention", "full_attention"]}, 8192, 1),
+        ("llama4_text", {"no_rope_layers": [0, 1]}, 8192, 1),
+        ("mistral", {"sliding_window": 7}, 7, 0),
+    ],
+)
+def test_blocks_without_a_window(kind, fields, window, full):
+    model = transformer(small(kind) | fields)
+    assert (model.layer.window, model.full_layers) == (window, full)

@@ -9,7 +9,8 @@ import pytest
 
 from capacity import catalogue, documents
 from capacity.phases import batch, serving_step, training
-from capacity.spec.scenario import HostStage, Scenario
+from capacity.spec.scenario import Scenario
+from capacity.spec.stages import HostStage
 from capacity.timing import transfer
 from capacity.timing.device import FALLBACK_OPERATION
 from capacity.work.models import resized

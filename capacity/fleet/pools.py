@@ -11,7 +11,8 @@ from capacity.phases import memory, serving_step
 from capacity.phases.serving_step import Context
 from capacity.plan import PoolPlan, StagePlan, Violation
 from capacity.spec.model import Model
-from capacity.spec.scenario import GenerateStage, HostStage, Scenario, Stage
+from capacity.spec.scenario import Scenario
+from capacity.spec.stages import GenerateStage, HostStage, Stage
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.work.operations import total_bytes, total_flop

@@ -9,7 +9,8 @@ from typing import get_args
 from capacity.pages.state import path_of
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype
-from capacity.spec.scenario import HostStage, Objective, Pricing, Scenario
+from capacity.spec.scenario import Objective, Pricing, Scenario
+from capacity.spec.stages import HostStage
 from capacity.units import text
 
 

@@ -42,13 +42,14 @@ def inference(model: Transformer, tokens: Amount, dtype: str, degree: int = 1) -
 def kv_cache(model: Transformer, sequences: Amount, tokens: Amount, dtype: str, degree: int = 1) -> Amount:
     """Return keys and values of all layers for `sequences` × `tokens` positions [byte].
 
-    2 · layers · kv heads · head_dim · bytes a token; a sliding window caps the positions; KV heads are shared by up to
-    `kv_heads` devices and copied beyond.
+    2 · layers · kv heads · head_dim · bytes a token; a sliding window caps the positions of its layers; KV heads are
+    shared by up to `kv_heads` devices and copied beyond.
     """
-    layer = model.layer
+    layer, full = model.layer, model.full_layers
     positions = tokens if layer.window is None else min(float(tokens), layer.window)
-    per_token = 2 * model.layers * layer.kv_width * max(value_bytes(dtype), 1)
-    return sequences * positions * per_token / min(degree, layer.kv_heads)
+    per_token = 2 * layer.kv_width * max(value_bytes(dtype), 1)
+    values = sequences * positions * ((model.layers - full) * per_token) + sequences * tokens * (full * per_token)
+    return values / min(degree, layer.kv_heads)
 
 
 def vectors(items: int, width: int, queries: Amount, dtype: str, degree: int = 1) -> dict[str, Amount]:

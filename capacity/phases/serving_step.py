@@ -10,7 +10,8 @@ from typing import Any, Literal
 from capacity.errors import CapacityError
 from capacity.phases import memory
 from capacity.spec.model import FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
-from capacity.spec.scenario import (
+from capacity.spec.scenario import Scenario
+from capacity.spec.stages import (
     EncodeStage,
     FetchStage,
     FuseStage,
@@ -19,7 +20,6 @@ from capacity.spec.scenario import (
     NextItemStage,
     RankStage,
     RetrieveStage,
-    Scenario,
     Stage,
 )
 from capacity.timing.band import Estimate, total

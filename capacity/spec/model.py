@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from capacity.spec.quantity import Count, Id, Spec
+from pydantic import Field, model_validator
+
+from capacity.spec.quantity import Count, CountAmount, Id, Spec
+
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+"""Widths of the layers of a perceptron, the first one's input left out."""
+Perceptron = Annotated[tuple[Count, ...], Field(min_length=2)]
+"""Widths of a perceptron from its input to its output."""
 
 
 class TransformerModel(Spec):
@@ -73,11 +80,78 @@ class FusionScorerModel(Spec):
     user_size: Count
 
 
-Model: TypeAlias = TransformerModel | LstmModel | FactorizationModel | IdRankerModel | FusionScorerModel
+class DlrmModel(Spec):
+    """DLRM or DCNv2: embedding bags and dense features that meet in pairwise dots or in a low-rank cross network."""
+
+    id: Id
+    name: str
+    family: Literal["dlrm"]
+    source: str
+    dense_features: Count
+    tables: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Rows of each embedding table."""
+    lookups: tuple[Count, ...] = ()
+    """Rows that one pair looks up in each table and sums (multi-hot); one when left out."""
+    embedding_size: Count
+    bottom: Widths
+    """Layers over the dense features; the last is as wide as an embedding."""
+    interaction: Literal["dot", "cross"]
+    cross_layers: CountAmount = 0
+    cross_rank: CountAmount = 0
+    top: Widths
+    """Layers over what the interaction makes, down to one score."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> DlrmModel:
+        if self.lookups and len(self.lookups) != len(self.tables):
+            raise ValueError(f"lookups names {len(self.lookups)} tables, and there are {len(self.tables)}")
+        if self.bottom[-1] != self.embedding_size:
+            raise ValueError(f"bottom ends with {self.bottom[-1]} values, an embedding has {self.embedding_size}")
+        if (self.interaction == "cross") != (min(self.cross_layers, self.cross_rank) > 0):
+            raise ValueError("a cross interaction needs cross_layers and cross_rank, another has none")
+        return self
+
+
+class HstuModel(Spec):
+    """HSTU: a user's history and the candidates in one sequence, pointwise attention with SiLU instead of softmax."""
+
+    id: Id
+    name: str
+    family: Literal["hstu"]
+    source: str
+    tables: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Rows of the tables that every event and every candidate is looked up in."""
+    contexts: tuple[Count, ...] = ()
+    """Rows of tables looked up once a request; each result is one more position of the sequence."""
+    actions: CountAmount = 0
+    """Values that stand for what the user did at an event; candidates have their own."""
+    encodings: tuple[Count, ...] = ()
+    """Rows of the learned tables (position, time) added to every position."""
+    embedding_size: Count
+    hidden_size: Count
+    layers: Count
+    heads: Count
+    query_size: Count
+    """Width of a head's query and key."""
+    value_size: Count
+    """Width of a head's value and gate."""
+    position_mlps: tuple[Perceptron, ...] = ()
+    """Perceptrons over each event and candidate before the layers, their results summed."""
+    candidate_mlps: tuple[Perceptron, ...] = ()
+    """Perceptrons over each candidate beside and after the layers."""
+    head: Perceptron
+    """Perceptron from a candidate's state to its scores."""
+
+
+Model: TypeAlias = (
+    TransformerModel | LstmModel | FactorizationModel | IdRankerModel | FusionScorerModel | DlrmModel | HstuModel
+)
 MODEL_FAMILIES: dict[str, type[Model]] = {
     "transformer": TransformerModel,
     "lstm": LstmModel,
     "factorization": FactorizationModel,
     "id-ranker": IdRankerModel,
     "fusion-scorer": FusionScorerModel,
+    "dlrm": DlrmModel,
+    "hstu": HstuModel,
 }

@@ -1,7 +1,7 @@
-"""The one mapping from raw names in measurement tables to the product's terms: hardware ids, precisions, engines.
+"""The one mapping from raw names in measurement tables to the product's terms: hardware, models, precisions, engines.
 
-People write a device, a dtype and an engine in many ways. Everything behind this module sees one; a name that cannot
-be read is refused with the nearest known ones, never guessed.
+People write a device, a model, a dtype and an engine in many ways. Everything behind this module sees one; a name that
+cannot be read is refused with the nearest known ones, never guessed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from capacity.documents import catalogue
-from capacity.errors import UnknownNameError
+from capacity.errors import InputError, UnknownNameError
 from capacity.spec.hardware import Dtype
 
 # --- hardware -------------------------------------------------------------------------------------------------------
@@ -236,3 +236,96 @@ def engine(name: str) -> Engine:
             version = _VERSION.match(name, match.end())
             return Engine(family, version[1].rstrip(".") if version else "", name)
     raise UnknownNameError("engine", name, _ENGINES)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+_SAME_DIMENSIONS = {
+    "llama-3-8b": "llama-3.1-8b",
+    "llama-3-70b": "llama-3.1-70b",
+    "llama-3.3-70b": "llama-3.1-70b",
+    "llama-4-scout-17b-16e": "llama-4-scout",
+    "minimax-m2": "minimax-m2.5",
+    "minimax-m2.1": "minimax-m2.5",
+}
+"""Releases that differ in weights and position scaling alone."""
+_RELEASES = {
+    *_WEIGHT_ONLY, "instruct", "chat", "it", "thinking", "base", "hf", "kv", "v0.1", "2407", "2507", "dynamic",
+    "static", "pertensor", "block", "quantized.w8a8", "quantized.w4a16", "quantized.w8a16",
+}  # fmt: skip
+"""Last words of a name that leave the dimensions as they are; other versions (v0.3) may change them."""
+_NOT_MODELED = {
+    re.compile(pattern): reason
+    for pattern, reason in {
+        r"distill": "",
+        r"deepseek-v4": "uses sparse attention over compressed keys",
+        r"deepseek-(?:r1|v\d)|kimi-k\d|glm-5": "uses multi-head latent attention",
+        r"qwen3\.[56]|qwen3-next": "uses linear attention in most of its blocks",
+        r"nemotron-(?:super|ultra)-\d+b-v1": "has blocks that are not equal",
+        r"nemotron-(?:h|\d)": "has Mamba blocks, a kind of linear attention",
+        r"minimax-m3": "uses sparse attention",
+        r"llama-4-maverick": "has experts in every second block only",
+        r"gemma-4": "has wider heads in the blocks without a window than in the others",
+        r"mimo-v2": "has values narrower than its keys",
+        r"mimo-7b": "predicts further tokens with a block of its own",
+        r"step-3": "has dense blocks before those with experts",
+        r"-vl-": "reads images beside text",
+    }.items()
+}
+"""First match wins; what has no reason is left to the catalogue."""
+
+
+class NotModeledError(InputError):
+    """A known model whose structure is not modeled; `reason` says what stands in the way."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"{name} {reason}, which is not modeled yet")
+
+
+def model(name: str) -> str:
+    """Return the id of the model profile that `name` means: an id, or a repository of the Hugging Face hub.
+
+    Case, separators, the repository's owner and words about precision, tuning or release at the end do not count.
+
+    Parameters
+    ----------
+    name
+        As it stands in a measurement table.
+
+    Raises
+    ------
+    NotModeledError
+        For a model known to have a structure that is not modeled, with the reason.
+    UnknownNameError
+        When no profile of the catalogue has that name.
+
+    Examples
+    --------
+    >>> model("nvidia/Llama-3.1-70B-Instruct-FP8"), model("meta-llama/Llama-2-7b-hf")
+    ('llama-3.1-70b', 'llama-2-7b')
+    >>> model("zai-org/GLM-5")
+    Traceback (most recent call last):
+    capacity.spec.names.NotModeledError: zai-org/GLM-5 uses multi-head latent attention, which is not modeled yet
+    """
+    profiles = catalogue("model_profiles")
+    if name in profiles:
+        return name
+    known = {same: id for same, id in _SAME_DIMENSIONS.items() if id in profiles} | {id: id for id in profiles}
+    known = {"".join(_model_words(same)): id for same, id in known.items()}  # so that LLAMA3.1_405B is llama-3.1-405b
+    words = _model_words(name)
+    while words and "".join(words) not in known and (words[-1] in _RELEASES or words[-1] in _DTYPES):
+        words.pop()
+    if "".join(words) in known:
+        return known["".join(words)]
+    plain = "-".join(_model_words(name))
+    reason = next((reason for pattern, reason in _NOT_MODELED.items() if pattern.search(plain)), "")
+    if reason:
+        raise NotModeledError(name, reason)
+    raise UnknownNameError("model", name.rsplit("/", 1)[-1], profiles)
+
+
+def _model_words(name: str) -> list[str]:
+    """Return the words of a model's name without its repository's owner and Meta's own prefix."""
+    words = re.split(r"[-_\s]+", name.rsplit("/", 1)[-1].strip().casefold())
+    return words[1:] if words[0] == "meta" else words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -65,3 +65,13 @@ UsdPerGbMonth = Annotated[float, _reader("usd/GB-month"), Field(ge=0, le=1e6), _
 KgPerKwh = Annotated[float, _reader("kg/kWh"), Field(ge=0, le=100), _schema("kg/kWh", minimum=0)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]*$", max_length=80)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=60)]
+T = TypeVar("T")
+
+
+def distinct(entries: tuple[T, ...]) -> tuple[T, ...]:
+    """Return `entries` if each has a name of its own: overrides and reports call them by it."""
+    names = [str(getattr(entry, "name", "")) for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names must differ, {', '.join(twice)} stands more than once")
+    return entries

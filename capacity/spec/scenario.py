@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,15 +19,14 @@ from capacity.spec.quantity import (
     Id,
     Name,
     Number,
-    PerSecond,
     Seconds,
     Spec,
+    distinct,
 )
+from capacity.spec.serving import Serving, Traffic
+from capacity.spec.stages import TextLength
 
-TextLength = Literal["item", "query", "pair"] | Count
-"""Tokens of a text: the catalogue's mean item text, the audience's mean query, both together, or a number."""
 DAY_S = 86400.0
-T = TypeVar("T")
 
 
 class Catalogue(Spec):
@@ -48,15 +47,6 @@ class Audience(Spec):
     """Mean tokens of a user's query or interest text."""
     history: Count = 50
     """Events of a user's history that a sequence model reads."""
-
-
-class Traffic(Spec):
-    """Requests over time."""
-
-    peak_rate: PerSecond
-    """Requests per second in the busiest minutes."""
-    mean_to_peak: Annotated[Fraction, Field(gt=0)] = 0.5
-    """Mean rate ÷ peak rate over a day; sets what is used, logged and sent."""
 
 
 class Objective(Spec):
@@ -81,121 +71,6 @@ class Resilience(Spec):
     """Replicas of each pool that may fail at peak without breaking the objective (N+1)."""
     service_variation: Number = 0.3
     """Standard deviation ÷ mean of a request's service time (lengths differ)."""
-
-
-class _Stage(Spec):
-    name: Name
-    pool: Name = "online"
-    """Stages of one pool run one after the other on the same devices."""
-    dtype: Dtype = "fp16"
-    cache_hit_rate: Fraction = 0
-    """Share of requests answered from a cache before this stage does anything."""
-
-
-class EncodeStage(_Stage):
-    """A transformer reads whole texts: an encoder, or a cross-encoder over (query, candidate) pairs."""
-
-    family: ClassVar[str] = "transformer"
-    task: Literal["encode"]
-    model: str
-    sequences: Count = 1
-    """Texts a request brings: 1 for its query, N for N candidates to rerank."""
-    tokens: TextLength
-
-
-class GenerateStage(_Stage):
-    """An LLM reads a prompt and writes text."""
-
-    family: ClassVar[str] = "transformer"
-    task: Literal["generate"]
-    model: str
-    prompt_tokens: TextLength
-    output_tokens: Count
-
-
-class RetrieveStage(_Stage):
-    """Exact nearest neighbors over the whole catalogue."""
-
-    task: Literal["retrieve"]
-    width: Count
-    metric: Literal["dot", "l2"] = "dot"
-    top: Count = 10
-    queries: Count = 1
-
-
-class RankStage(_Stage):
-    """An ID ranker rates candidates, each as a (user, item) pair."""
-
-    family: ClassVar[str] = "id-ranker"
-    task: Literal["rank-pairs"]
-    model: str
-    candidates: Count
-
-
-class NextItemStage(_Stage):
-    """An LSTM reads the user's history and scores the whole catalogue."""
-
-    family: ClassVar[str] = "lstm"
-    task: Literal["next-item"]
-    model: str
-
-
-class FuseStage(_Stage):
-    """The fusion scorer zᵀ·W·σ(v ⊕ u) over candidates."""
-
-    family: ClassVar[str] = "fusion-scorer"
-    task: Literal["fuse"]
-    model: str
-    candidates: Count
-
-
-class FetchStage(_Stage):
-    """Rows of features or embeddings are looked up."""
-
-    task: Literal["fetch"]
-    rows: Count
-    width: Count
-    table_rows: Count = 1_000_000
-
-
-class HostStage(_Stage):
-    """Host work of a known time: tokenization, feature fetch from a store, serialization."""
-
-    task: Literal["host"]
-    time: Seconds
-    """Time one request takes beside the devices [s], for many requests at once; your measurement or assumption."""
-
-
-Stage = Annotated[
-    EncodeStage | GenerateStage | RetrieveStage | RankStage | NextItemStage | FuseStage | FetchStage | HostStage,
-    Field(discriminator="task"),
-]
-
-
-def _distinct(entries: tuple[T, ...]) -> tuple[T, ...]:
-    """Return `entries` if each has a name of its own: overrides and reports call them by it."""
-    names = [str(getattr(entry, "name", "")) for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"names must differ, {', '.join(twice)} stands more than once")
-    return entries
-
-
-def _on_devices(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    for pool in dict.fromkeys(stage.pool for stage in stages):
-        if all(isinstance(stage, HostStage) for stage in stages if stage.pool == pool):
-            raise ValueError(f"pool {pool} holds host work only; name a pool whose devices compute")
-    return stages
-
-
-class Serving(Spec):
-    """The online pipeline: stages in order."""
-
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1), AfterValidator(_distinct), AfterValidator(_on_devices)]
-    max_batch: Annotated[Count, Field(le=1_000_000)] = 32
-    """Most requests put into one batch."""
-    max_wait: Duration = 0.005
-    """Longest a request waits for its batch to fill [s]."""
 
 
 class TrainingJob(Spec):
@@ -306,8 +181,8 @@ class Scenario(Spec):
     objective: Objective
     resilience: Resilience = Resilience()
     serving: Serving
-    training: Annotated[tuple[TrainingJob, ...], AfterValidator(_distinct)] = ()
-    batch: Annotated[tuple[BatchJob, ...], AfterValidator(_distinct)] = ()
+    training: Annotated[tuple[TrainingJob, ...], AfterValidator(distinct)] = ()
+    batch: Annotated[tuple[BatchJob, ...], AfterValidator(distinct)] = ()
     storage: Storage = Storage()
     network: Network = Network()
     people: People = People()

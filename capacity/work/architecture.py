@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Head = Literal["none", "pooler", "classification", "language-model"]
+QueryKeyNorm = Literal["none", "head", "width", "weightless"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +27,19 @@ class Layer:
     mlp_bias: bool
     fused_qkv: bool = False
     """One projection for query, key and value (GPT-2) instead of three."""
-    query_key_norm: bool = False
+    query_key_norm: QueryKeyNorm = "none"
+    """Queries and keys are normed head by head (Qwen3), over their width (MiniMax-M2) or without weights (Llama 4)."""
     rotary: bool = False
     causal: bool = False
     window: int | None = None
+    """Positions a query sees, itself included; None for all. `Transformer.full_layers` says which blocks ignore it."""
+    sinks: bool = False
+    """A learned score for each head that stands beside those of the keys (gpt-oss)."""
     experts: int = 0
     experts_per_token: int = 0
+    router_bias: bool = False
+    shared_intermediate: int = 0
+    """Width of a feed-forward part that every token passes beside its experts."""
 
     @property
     def query_width(self) -> int:
@@ -48,16 +56,20 @@ class Layer:
         """Parameters of one block, norms included."""
         h, q, kv = self.hidden, self.query_width, self.kv_width
         attention = h * (q + 2 * kv) + self.attention_bias * (q + 2 * kv) + q * h + self.output_bias * h
-        attention += 2 * self.head_dim * self.query_key_norm
+        attention += {"head": 2 * self.head_dim, "width": q + kv}.get(self.query_key_norm, 0) + self.heads * self.sinks
         norms = 2 * h * (2 if self.norm == "layer" else 1)
-        router = h * self.experts
-        return attention + norms + router + max(self.experts, 1) * self.expert_parameters
+        router = (h + self.router_bias) * self.experts
+        shared = self._feed_forward_parameters(self.shared_intermediate) if self.shared_intermediate else 0
+        return attention + norms + router + shared + max(self.experts, 1) * self.expert_parameters
 
     @property
     def expert_parameters(self) -> int:
         """Parameters of one feed-forward part (of one expert)."""
-        inner = (2 if self.gated else 1) * self.intermediate
-        return self.hidden * (inner + self.intermediate) + self.mlp_bias * (inner + self.hidden)
+        return self._feed_forward_parameters(self.intermediate)
+
+    def _feed_forward_parameters(self, width: int) -> int:
+        inner = (2 if self.gated else 1) * width
+        return self.hidden * (inner + width) + self.mlp_bias * (inner + self.hidden)
 
     @property
     def active_parameters(self) -> int:
@@ -67,11 +79,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transformer:
-    """A whole model: embeddings, equal blocks, and a head."""
+    """A whole model: embeddings, blocks that are equal but for a window on their attention, and a head."""
 
     name: str
     layer: Layer
     layers: int
+    full_layers: int = 0
+    """Blocks whose attention ignores `layer.window`."""
     vocabulary: int
     positions: int
     """Rows of a learned position table; 0 with rotary positions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from capacity.errors import InputError, UnknownNameError
@@ -19,6 +20,10 @@ class ConfigError(InputError):
         super().__init__(what)
 
 
+_QWEN3_MOE = {"qwen3_moe", "qwen3_vl_moe_text"}
+_QWEN3 = {"qwen3", "qwen3_vl_text", *_QWEN3_MOE}
+_SPARSE = {"mixtral", "gpt_oss", "minimax_m2", "llama4_text", *_QWEN3_MOE}
+_WINDOWS = {"sliding_attention", "chunked_attention"}
 _HEADS = {"none", "pooler", "classification", "language-model"}
 _POOLED = {
     "bert": "BertModel",
@@ -34,8 +39,20 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    "qwen3_vl_text": {"num_key_value_heads": 32, "head_dim": 128},
+    "qwen3_vl_moe_text": {
+        "num_key_value_heads": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "tie_word_embeddings": True,
+    },
     "gemma": {"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
-}
+    "gpt_oss": {
+        "num_key_value_heads": 8, "head_dim": 64, "num_experts_per_tok": 4, "sliding_window": 128,
+        "attention_bias": True,
+    },
+    "minimax_m2": {"num_key_value_heads": 8, "head_dim": 128, "num_experts_per_tok": 8},
+    "llama4_text": {
+        "num_key_value_heads": 8, "head_dim": 128, "num_experts_per_tok": 1, "attention_chunk_size": 8192,
+    },
+}  # fmt: skip
 """Values that the class of a type in transformers 5 gives a missing key, where no common rule gives them."""
 
 
@@ -139,11 +156,11 @@ def _gpt2(config: Config, name: str, head: Head) -> Transformer:
 def _llama_like(config: Config, name: str, head: Head) -> Transformer:
     kind = config["model_type"]
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    if kind == "qwen3_moe" and (config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers")):
-        raise ConfigError("mlp_only_layers", "qwen3_moe with dense blocks between the sparse ones is not known here")
-    experts = _size(config, "num_local_experts", "num_experts") if kind in {"mixtral", "qwen3_moe"} else 0
-    inner = _size(config, "moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size")
-    bias = bool(config.get("attention_bias", False)) and kind not in {"mistral", "mixtral", "qwen2"}
+    if kind in _QWEN3_MOE and (config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers")):
+        raise ConfigError("mlp_only_layers", f"{kind} with dense blocks between the sparse ones is not known here")
+    experts = _size(config, "num_local_experts", "num_experts") if kind in _SPARSE else 0
+    inner = _size(config, "moe_intermediate_size" if kind in _QWEN3_MOE else "intermediate_size")
+    bias = bool(config.get("attention_bias", False)) and kind not in {"mistral", "mixtral", "qwen2", "minimax_m2"}
     mlp_bias = bool(config.get("mlp_bias", False)) and kind == "llama"
     windowed = kind in {"mistral", "mixtral"} and config.get("sliding_window") is not None
     window = _size(config, "sliding_window") if windowed else None
@@ -152,7 +169,7 @@ def _llama_like(config: Config, name: str, head: Head) -> Transformer:
         head_dim=_head_dim(config, hidden, heads), intermediate=inner, gated=True,
         activation=str(config.get("hidden_act", "silu")), norm="rms",
         attention_bias=bias or kind == "qwen2", output_bias=bias, mlp_bias=mlp_bias,
-        query_key_norm=kind in {"qwen3", "qwen3_moe"}, rotary=True, causal=True, window=window, experts=experts,
+        query_key_norm="head" if kind in _QWEN3 else "none", rotary=True, causal=True, window=window, experts=experts,
         experts_per_token=_size(config, "num_experts_per_tok") if experts else 0,
     )  # fmt: skip
     return Transformer(
@@ -160,6 +177,48 @@ def _llama_like(config: Config, name: str, head: Head) -> Transformer:
         positions=0, final_norm=True, tied=bool(config.get("tie_word_embeddings", False)), head=head,
         labels=_labels(config),
     )  # fmt: skip
+
+
+def _gpt_oss(config: Config, name: str, head: Head) -> Transformer:
+    """Every second block sees a window only; all linear parts have biases, and heads a sink."""
+    model = _llama_like(config, name, head)
+    layer = replace(model.layer, mlp_bias=True, router_bias=True, sinks=True)
+    kinds = ["full_attention" if block % 2 else "sliding_attention" for block in range(model.layers)]
+    return _windowed(replace(model, layer=layer), config, "sliding_window", kinds)
+
+
+def _minimax_m2(config: Config, name: str, head: Head) -> Transformer:
+    model = _llama_like(config, name, head)
+    return replace(model, layer=replace(model.layer, query_key_norm="width"))
+
+
+def _llama4(config: Config, name: str, head: Head) -> Transformer:
+    """Blocks that rotate positions see the chunk of the prompt they stand in: counted as a window of that length."""
+    model = _llama_like(config, name, head)
+    sparse = config.get("moe_layers")
+    if config.get("interleave_moe_layer_step", 1) != 1 or sparse not in (None, list(range(model.layers))):
+        what = "llama4_text with dense blocks between the sparse ones is not known here"
+        raise ConfigError("interleave_moe_layer_step", what)
+    layer = replace(
+        model.layer, query_key_norm="weightless" if config.get("use_qk_norm", True) else "none",
+        shared_intermediate=model.layer.intermediate,
+    )  # fmt: skip
+    every = _size(config, "no_rope_layer_interval", default=4)
+    rotates = config.get("no_rope_layers") or [(block + 1) % every for block in range(model.layers)]
+    kinds = ["chunked_attention" if rotated else "full_attention" for rotated in rotates]
+    return _windowed(replace(model, layer=layer), config, "attention_chunk_size", kinds)
+
+
+def _windowed(model: Transformer, config: Config, key: str, kinds: Sequence[str]) -> Transformer:
+    """Return the model with the window that `key` names; `kinds` of the blocks' attention where it gives none."""
+    types = config.get("layer_types") or kinds
+    if not isinstance(types, list) or not {*map(str, types)} <= _WINDOWS | {"full_attention"}:
+        raise ConfigError("layer_types", "config field 'layer_types' must be a list of attention kinds known here")
+    windowed = sum(kind in _WINDOWS for kind in types[: model.layers])
+    if config.get(key) is None or not windowed:
+        return model
+    layer = replace(model.layer, window=_size(config, key))
+    return replace(model, layer=layer, full_layers=model.layers - windowed)
 
 
 _READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {
@@ -175,6 +234,11 @@ _READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {
     "qwen3": _llama_like,
     "qwen3_moe": _llama_like,
     "mixtral": _llama_like,
+    "qwen3_vl_text": _llama_like,
+    "qwen3_vl_moe_text": _llama_like,
     "gemma": _llama_like,
+    "gpt_oss": _gpt_oss,
+    "minimax_m2": _minimax_m2,
+    "llama4_text": _llama4,
 }
 MODEL_TYPES = tuple(_READERS)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from capacity.errors import CapacityError
-from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
-from capacity.work import embedding, recurrent, retrieval
+from capacity.spec.model import (
+    DlrmModel,
+    FactorizationModel,
+    FusionScorerModel,
+    HstuModel,
+    IdRankerModel,
+    LstmModel,
+    Model,
+    TransformerModel,
+)
+from capacity.work import embedding, interaction, recurrent, retrieval, sequential
 from capacity.work.architecture import Transformer
 from capacity.work.huggingface import transformer
 
@@ -42,6 +51,10 @@ def parameters(model: Model) -> int:
             return embedding.id_ranker_parameters(model)
         case FusionScorerModel():
             return retrieval.fusion_parameters(model)
+        case DlrmModel():
+            return interaction.parameters(model)
+        case HstuModel():
+            return sequential.parameters(model)
 
 
 def vector_width(model: Model) -> int:
@@ -53,10 +66,12 @@ def vector_width(model: Model) -> int:
             return model.hidden_size
         case FactorizationModel():
             return model.factors
-        case IdRankerModel():
+        case IdRankerModel() | DlrmModel():
             return model.embedding_size
         case FusionScorerModel():
             return model.item_size
+        case HstuModel():
+            return model.hidden_size
 
 
 def resized(model: Model, items: int, users: int) -> Model:

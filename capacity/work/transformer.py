@@ -144,7 +144,16 @@ def training_step(model: Transformer, batch: Amount, tokens: Amount, dtype: str)
 def forward(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
     """Return every operation of a forward pass: embeddings, blocks, final norm, head."""
     block = attention_part(model.layer, shape) + feed_forward_part(model.layer, shape)
-    return embeddings(model, shape) + repeated(block, model.layers) + head(model, shape)
+    blocks = [part for operation in repeated(block, model.layers) for part in _by_window(operation, model)]
+    return (*embeddings(model, shape), *blocks, *head(model, shape))
+
+
+def _by_window(operation: Operation, model: Transformer) -> tuple[Operation, ...]:
+    """Return attention as that of the windowed blocks and that of those without a window; all else as it is."""
+    if not model.full_layers or not isinstance(operation, Attention):
+        return (operation,)
+    windowed = dataclasses.replace(operation, count=model.layers - model.full_layers)
+    return windowed, dataclasses.replace(operation, window=None, count=model.full_layers)
 
 
 def embeddings(model: Transformer, shape: Pass) -> tuple[Operation, ...]:
@@ -265,7 +274,7 @@ def _positions(layer: Layer, shape: Pass) -> tuple[Operation, ...]:
     """Per-head norms and the rotation of queries and keys."""
     elements = shape.tokens * (layer.query_width + layer.kv_width)
     operations: list[Operation] = []
-    if layer.query_key_norm:
+    if layer.query_key_norm != "none":
         operations.append(_stream("norm", elements, shape, flop_per_element=5, label="query-key norm"))
     if layer.rotary:
         passes = shape.launches.rotary_passes  # of four: rotate-half copy, two products, one sum

@@ -1,0 +1,166 @@
+"""Time of one step of a generating engine on a device: its kernels, what it adds to them, and tables of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from capacity.phases.step_table import Array, StepTable
+from capacity.spec import kernel_names
+from capacity.spec.hardware import Hardware
+from capacity.spec.names import Precision
+from capacity.spec.serving_engine import ServingEngine
+from capacity.timing import collective as collective_form
+from capacity.timing import families
+from capacity.timing.band import Estimate, total
+from capacity.timing.device import Device
+from capacity.timing.form import Board
+from capacity.work import decoder_step
+from capacity.work.decoder_step import HALF, Served
+from capacity.work.expert_layer import ExpertLayer
+from capacity.work.operations import Amount, Attention, Collective, Gemm, Operation
+
+CONTEXTS, STARTS, QUERIES = 64, 16, 64
+"""Cells of the tables by mean context, by tokens before a prompt chunk, and by its new tokens."""
+KNOTS_PER_DOUBLING = 4
+Kernels = Iterable[Operation | ExpertLayer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How large the tables must be: what one step of a replica may hold at most."""
+
+    tokens: int
+    sequences: int
+    context: int
+
+
+def kernels_s(work: Kernels, served: Served, device: Device) -> Estimate:
+    """Return the time of all launches back to back, each by the kernel that the engine would pick [s]."""
+    return total(_time(operation, served, device) for operation in work)
+
+
+def table(served: Served, device: Device, engine: ServingEngine, limits: Limits) -> StepTable:
+    """Return the time of every step that fits `limits`.
+
+    Raises
+    ------
+    MissingFactError
+        When the device has no kernels, rate or link that the model needs.
+    """
+    tokens, sequences = _knots(limits.tokens), _knots(limits.sequences)
+    work = decoder_step.linear(served, tokens)
+    linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(engine.kernels)
+    exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
+    contexts = np.linspace(1, limits.context, CONTEXTS + 1)
+    decode = _attention(served, device, "decode", sequences[1:, None], 1.0, contexts[None, :])
+    chunks = np.maximum(np.linspace(0, limits.tokens, QUERIES + 1)[:, None], 1.0)
+    starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
+    prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
+    projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(engine.kernels)
+    step = total([linear, exchange])
+    return StepTable(
+        linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * (tokens > 0)),
+        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * engine.kernels])),
+        context_step=limits.context / CONTEXTS,
+        prefill_s=np.asarray(prefill.value * engine.kernels) * (np.arange(QUERIES + 1)[:, None] > 0),
+        query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
+        host_s=_dense(sequences, engine.step + engine.sequence * sequences + projected.value),
+        floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
+        log_sigma=float(engine.log_sigma), basis=step.basis,
+    )  # fmt: skip
+
+
+def _layers_s(served: Served, engine: ServingEngine) -> float:
+    """Return what the engine adds to the kernels of all layers: gaps, and small kernels that no table times [s]."""
+    layer, layout = served.model.layer, served.layout
+    each_s = engine.layer
+    each_s += engine.expert_layer * bool(layer.experts)
+    each_s += engine.quantized_layer * (served.products.compute != HALF.compute)
+    each_s += engine.grouped_layer * (layout.attention_data > 1)
+    return served.layers * each_s
+
+
+def _attention(
+    served: Served, device: Device, phase: str, batch: Amount, query: Amount, keys: Amount
+) -> Estimate:
+    return kernels_s(decoder_step.attention(served, phase, batch, query, keys), served, device)
+
+
+def _time(operation: Operation | ExpertLayer, served: Served, device: Device) -> Estimate:
+    """Return the time of an operation by the engine's kernels [s].
+
+    Engines pick a quantized product's kernel by trying all they have: the fastest of those measured counts.
+    """
+    if isinstance(operation, Gemm | ExpertLayer) and operation.dtype != HALF.compute:
+        precision = served.products if isinstance(operation, Gemm) else served.expert_products
+        found = _measured(operation, precision, device)
+        if found:
+            return _fastest(found)
+    return device.time(operation, family_names(operation, served, device.hardware))  # type: ignore[arg-type]
+
+
+def _measured(operation: Gemm | ExpertLayer, precision: Precision, device: Device) -> list[Estimate]:
+    """Return the times by all kernels of a precision measured on this very device, whoever's engine brings them."""
+    wanted = (operation.operation, precision.compute, precision.weight)
+    return [
+        kernel.time(operation, Board(device.hardware)).scaled(operation.count)
+        for (kind, family, dtype, stored), kernel in device.kernels.items()
+        if (kind, dtype, stored) == wanted and "/" not in family
+        and family.endswith("-block") == precision.block_scaled and kernel.basis != "projected"
+    ]  # fmt: skip
+
+
+def _fastest(estimates: list[Estimate]) -> Estimate:
+    """Return the least of several estimates, element by element, with the errors of the one that is least most often."""
+    values = np.stack(np.broadcast_arrays(*(item.value for item in estimates)))
+    usual = np.bincount(values.argmin(axis=0).ravel(), minlength=len(estimates)).argmax()
+    return replace(estimates[int(usual)], value=values.min(axis=0))
+
+
+def family_names(operation: Operation | ExpertLayer, served: Served, hardware: Hardware) -> tuple[str, ...]:
+    """Return the kernel families by which the engine runs an operation, the one meant first."""
+    engine = served.engine
+    if isinstance(operation, Gemm):
+        own = served.products if operation.dtype == served.products.compute else HALF
+        return kernel_names.gemm("", engine.family, own)
+    if isinstance(operation, Attention):
+        return families.attention("", engine.family, operation.phase, hardware)
+    if isinstance(operation, ExpertLayer):
+        precision = served.expert_products
+        return families.experts("", engine, precision.raw or precision.compute, block_scaled=precision.block_scaled)
+    if isinstance(operation, Collective):
+        kernel = "custom" if operation.kind == "all_reduce" else ""
+        meant = collective_form.family(kernel, "", engine.family, operation.operation, engine.version)
+        return (meant, collective_form.family("", "", "", operation.operation))
+    return ()
+
+
+def _knots(most: int) -> Array:
+    """Return 0, 1, 2, 3, 4, then `KNOTS_PER_DOUBLING` whole numbers a doubling up to `most`."""
+    doublings = np.log2(max(most, 2))
+    grid = 2 ** np.linspace(0, doublings, int(np.ceil(doublings * KNOTS_PER_DOUBLING)) + 1)
+    return np.unique(np.r_[0.0, np.rint(grid), float(most)])
+
+
+def _from_zero(values: Amount, shape: tuple[int, ...]) -> Array:
+    """Return the values with nothing at no tokens."""
+    full = np.array(np.broadcast_to(values, shape), dtype=float)
+    full[0] = 0.0
+    return full
+
+
+def _dense(knots: Array, values: Array) -> Array:
+    return np.interp(np.arange(knots[-1] + 1), knots, values)
+
+
+def _rows(knots: Array, values: Array) -> Array:
+    """Return the table with a row for every whole number up to the last knot."""
+    return np.stack([_dense(knots, column) for column in values.T], axis=1)
+
+
+def named(engines: Mapping[str, ServingEngine], family: str) -> ServingEngine:
+    """Return what is known of an engine family; of one nobody measured, what holds for the others."""
+    return engines.get(family) or engines["other"]

@@ -6,6 +6,8 @@ they are built so that no kernel hides a product stands in `real_modules`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,11 @@ real = pytest.importorskip("real_modules", reason="the real modules need torch a
 
 MODELS = {name: catalogue.model(name) for name in documents.catalogue("model_profiles")}
 TRANSFORMERS = [name for name, model in MODELS.items() if isinstance(model, TransformerModel)]
+TRANSFORMERS.remove("minimax-m2.7")  # the dimensions of minimax-m2.5
 DECODER_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma")
+DECODER_TYPES += ("gpt_oss", "minimax_m2", "llama4_text")
+BODIES = ("qwen3_vl_text", "qwen3_vl_moe_text")  # the language model around them reads images too
+UNSCORED = ("minimax_m2", "llama4_text", *BODIES)  # transformers has no classifier for them
 DECODERS = [name for name in TRANSFORMERS if models.architecture(MODELS[name]).layer.causal]
 TRAINED = [name for name in TRANSFORMERS if models.parameters(MODELS[name]) < 10e9]
 counter = ops.total_counter_flop
@@ -30,6 +36,12 @@ counter = ops.total_counter_flop
 
 def whole(batch: int, length: int, logits: str = "all") -> tf.Pass:
     return tf.Pass(batch=batch, query=length, keys=length, dtype="fp32", phase="prefill", logits=logits)
+
+
+def as_run(model):
+    """Return the model as transformers runs it: its Llama 4 passes every token through every expert."""
+    layer = model.layer
+    return replace(model, layer=replace(layer, experts_per_token=layer.experts)) if layer.shared_intermediate else model
 
 
 def batched(op: ops.Operation) -> bool:
@@ -45,7 +57,8 @@ def biased(model, op: ops.Operation) -> bool:
         "attention output": layer.output_bias,
         **dict.fromkeys(("up", "down"), layer.mlp_bias),
         **dict.fromkeys(("pooler", "classifier"), not layer.causal),
-        **dict.fromkeys(("router", "vocabulary"), False),
+        **dict.fromkeys(("vocabulary", "shared up", "shared down"), False),
+        "router": layer.router_bias,
     }[op.label]
 
 
@@ -61,17 +74,19 @@ def assert_operators_equal(model, operations, counted) -> None:
 # Every shipped transformer.
 
 
-@pytest.mark.parametrize(("batch", "length"), [(1, 1), (2, 37)])
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize(
+    ("name", "batch", "length"),
+    [(name, 2, 37) for name in TRANSFORMERS] + [(name, 1, 1) for name in TRAINED],  # the others decode one token below
+)
 def test_forward(name, batch, length):
-    model = models.architecture(MODELS[name])
+    model = as_run(models.architecture(MODELS[name]))
     counted = real.counted(lambda: real.run(real.shipped(name), batch, length))
     assert_operators_equal(model, tf.forward(model, whole(batch, length)), counted)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_step(name):
-    model = models.architecture(MODELS[name])
+    model = as_run(models.architecture(MODELS[name]))
     counted = real.counted(lambda: real.train(real.shipped(name), 2, 9), gradients=True)
     operations = tf.training_step(model, 2, 9, "fp32")
     assert counted.bmm == counter(op for op in operations if batched(op))
@@ -81,7 +96,7 @@ def test_training_step(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_prefill_and_decode_with_a_cache(name):
     """A prompt of 8 tokens, its last position projected; then one token on top of the cache it left."""
-    model, outputs = models.architecture(MODELS[name]), []
+    model, outputs = as_run(models.architecture(MODELS[name])), []
     module = real.shipped(name)
     prompt = real.counted(lambda: outputs.append(real.run(module, 3, 8, use_cache=True, logits_to_keep=1)))
     token = real.counted(lambda: real.run(module, 3, 1, past_key_values=outputs[0].past_key_values))
@@ -98,10 +113,18 @@ def test_encode(name):
 
 
 @pytest.mark.parametrize("cached", [3, 7, 8, 20])
-@pytest.mark.parametrize("window", [None, 8, 4])
-def test_decode_with_a_sliding_window(cached, window):
-    """The cache of a windowed layer keeps no more keys than the window shows."""
-    config = tiny("mistral", sliding_window=window)
+@pytest.mark.parametrize(
+    ("kind", "key", "window"),
+    [
+        ("mistral", "sliding_window", None), ("mistral", "sliding_window", 8), ("mistral", "sliding_window", 4),
+        ("gpt_oss", "sliding_window", 8), ("gpt_oss", "sliding_window", 4),
+        ("llama4_text", "attention_chunk_size", 8), ("llama4_text", "attention_chunk_size", 4),
+    ],
+)  # fmt: skip
+def test_decode_with_a_sliding_window(kind, key, window, cached):
+    """The cache of a windowed layer keeps no more keys than the window shows; that of the other layers keeps all."""
+    more = {} if kind == "mistral" else {"num_local_experts": 2, "num_experts_per_tok": 2}
+    config = tiny(kind, num_hidden_layers=5, **{key: window}, **more)
     model, module, outputs = transformer(config, head="language-model"), real.transformer(config, "language-model"), []
     real.counted(lambda: outputs.append(real.run(module, 2, cached, use_cache=True)))
     counted = real.counted(lambda: real.run(module, 2, 1, past_key_values=outputs[0].past_key_values))
@@ -157,22 +180,22 @@ def configs(draw, kind: str) -> dict:
             "num_key_value_heads": draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0])),
             "tie_word_embeddings": draw(st.booleans()),
         }
-    if kind in {"llama", "qwen3", "qwen3_moe", "gemma"}:
+    if kind in {"llama", "qwen3", "qwen3_moe", "gemma", "gpt_oss", "llama4_text"}:
         config["attention_bias"] = draw(st.booleans())
     if kind == "llama":
         config["mlp_bias"] = draw(st.booleans())
-    if kind in {"mixtral", "qwen3_moe"}:
+    if kind in {"mixtral", "qwen3_moe", "gpt_oss", "minimax_m2", "llama4_text"}:
         experts = draw(st.integers(1, 5))
-        config["num_local_experts" if kind == "mixtral" else "num_experts"] = experts
+        config["num_experts" if kind == "qwen3_moe" else "num_local_experts"] = experts
         config["num_experts_per_tok"] = draw(st.integers(1, experts))
         config["moe_intermediate_size"] = draw(st.integers(1, 40))
     return config | ({"hidden_dim": config["intermediate_size"]} if kind == "distilbert" else {})
 
 
-HEADS = [(kind, head) for kind in MODEL_TYPES for head in ("none", "classification")]
-HEADS += [
-    (kind, "language-model" if kind in DECODER_TYPES else "pooler") for kind in MODEL_TYPES if kind != "distilbert"
-]
+HEADS = [(kind, "none") for kind in MODEL_TYPES if kind not in BODIES]
+HEADS += [(kind, "classification") for kind in MODEL_TYPES if kind not in UNSCORED]
+HEADS += [(kind, "language-model") for kind in DECODER_TYPES]
+HEADS += [(kind, "pooler") for kind in MODEL_TYPES if kind not in {*DECODER_TYPES, *BODIES, "distilbert"}]
 
 
 @pytest.mark.parametrize(("kind", "head"), HEADS)
@@ -180,7 +203,7 @@ HEADS += [
 @given(data=st.data(), batch=st.integers(1, 5), length=st.integers(1, 40))
 def test_any_transformer(kind, head, data, batch, length):
     config = data.draw(configs(kind))
-    model, module = transformer(config, head=head), real.transformer(config, head)
+    model, module = as_run(transformer(config, head=head)), real.transformer(config, head)
     assert model.parameters == real.parameters(module)
     forward = real.counted(lambda: real.run(module, batch, length))
     assert_operators_equal(model, tf.forward(model, whole(batch, length)), forward)

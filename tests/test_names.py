@@ -1,5 +1,6 @@
 """Raw names of measurement tables: each is read or refused, never guessed."""
 
+import contextlib
 import csv
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from capacity import catalogue
 from capacity.errors import UnknownNameError
 from capacity.spec.hardware import DTYPE_BYTES
-from capacity.spec.names import Engine, Precision, dtype, engine, hardware_id
+from capacity.spec.names import Engine, NotModeledError, Precision, dtype, engine, hardware_id, model
+from capacity.work import models
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -197,6 +200,118 @@ def test_every_dtype_of_the_reference_is_known(table, name):
 def test_every_engine_of_the_reference_is_known(table, name):
     for raw in column(table, name):
         assert engine(raw).family
+
+
+MODELS = [
+    ("llama-3.1-70b", "llama-3.1-70b"),
+    ("meta-llama/Llama-3.1-70B", "llama-3.1-70b"),
+    ("Meta-Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+    ("nvidia/Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b"),
+    ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.1-70b"),
+    ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "llama-3.1-8b"),
+    ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "llama-3.1-8b"),
+    ("LLAMA3.1_405B", "llama-3.1-405b"),
+    ("Llama 3.1 8B", "llama-3.1-8b"),
+    ("meta-llama/Llama-2-7b-hf", "llama-2-7b"),
+    ("meta-llama/Llama-2-70b-chat-hf", "llama-2-70b"),
+    ("codellama/CodeLlama-34b-Instruct-hf", "codellama-34b"),
+    ("llama-4-scout-17b-16e-instruct-fp8-dynamic", "llama-4-scout"),
+    ("mistralai/Mistral-7B-v0.1", "mistral-7b"),
+    ("mistralai/Mistral-Nemo-Instruct-2407", "mistral-nemo"),
+    ("mistralai/Mixtral-8x22B-Instruct-v0.1", "mixtral-8x22b"),
+    ("Qwen/Qwen3-235B-A22B-FP8", "qwen3-235b-a22b"),
+    ("nvidia/Qwen3-235B-A22B-NVFP4", "qwen3-235b-a22b"),
+    ("Qwen/Qwen3-32B-FP8-Static-PerTensor", "qwen3-32b"),
+    ("MiniMaxAI/MiniMax-M2.5", "minimax-m2.5"),
+    ("openai/gpt-oss-120b", "gpt-oss-120b"),
+    ("01-ai/Yi-34B", "yi-34b"),
+    ("BERT-base", "bert-base"),
+]
+
+
+@pytest.mark.parametrize(("raw", "profile"), MODELS)
+def test_model(raw, profile):
+    assert model(raw) == profile
+
+
+NOT_MODELED = [
+    ("deepseek-ai/DeepSeek-R1", "multi-head latent attention"),
+    ("nvidia/DeepSeek-V3.1-NVFP4", "multi-head latent attention"),
+    ("deepseek-ai/DeepSeek-V4-Flash", "sparse attention"),
+    ("moonshotai/Kimi-K2.5", "multi-head latent attention"),
+    ("zhipuai/GLM-5", "multi-head latent attention"),
+    ("Qwen/Qwen3.5-397B-A17B", "linear attention"),
+    ("nvidia/Qwen3.6-27B-NVFP4", "linear attention"),
+    ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Mamba"),
+    ("nvidia/Nemotron-H-56B-Base-8K", "Mamba"),
+    ("nvidia/Llama-3_3-Nemotron-Super-49B-v1", "not equal"),
+    ("MiniMaxAI/MiniMax-M3", "sparse attention"),
+    ("google/gemma-4-26B-A4B", "wider heads"),
+    ("XiaomiMiMo/MiMo-V2-Flash", "values narrower"),
+    ("stepfun-ai/Step-3.7-Flash-FP8", "dense blocks"),
+    ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", "every second block"),
+    ("Qwen/Qwen3-VL-8B-Instruct", "reads images"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason"), NOT_MODELED)
+def test_a_model_of_another_structure_is_refused_with_the_reason(raw, reason):
+    with pytest.raises(NotModeledError, match=f"^{raw} .*{reason}.*, which is not modeled yet$") as caught:
+        model(raw)
+    assert caught.value.name == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "", "fp8", "meta-llama", "meta-llama/Llama-3.1-9B", "mistralai/Mistral-7B-v0.3",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "nvidia/Llama-3.1-Nemotron-70B-Instruct-HF",
+    ],
+)  # fmt: skip
+def test_other_models_are_refused(raw):
+    # Mistral 7B v0.3 has a larger vocabulary and no window; distilled models are of other families than their teachers.
+    with pytest.raises(UnknownNameError, match=r"unknown model .*(did you mean|known)"):
+        model(raw)
+
+
+def test_the_nearest_model_is_named():
+    with pytest.raises(UnknownNameError, match=r"'Llama-3\.1-9B'; did you mean llama-3\.1-8b"):
+        model("meta-llama/Llama-3.1-9B")
+
+
+def test_a_model_of_the_working_folder_goes_first(tmp_path, monkeypatch):
+    (tmp_path / "model_profiles").mkdir()
+    for own in ("llama-3-8b", "deepseek-r1"):
+        (tmp_path / "model_profiles" / f"{own}.yaml").write_text(f"id: {own}\n", encoding="utf-8")
+    monkeypatch.setenv("CAPACITY_PATH", str(tmp_path))
+    assert model("meta-llama/Meta-Llama-3-8B-Instruct") == "llama-3-8b"
+    assert model("deepseek-ai/DeepSeek-R1") == "deepseek-r1"
+
+
+@pytest.mark.parametrize("table", ["model_architectures.csv", "serving_closed_loop.csv", "serving_load.csv"])
+def test_every_model_of_the_reference_is_read_or_refused_with_a_reason(table):
+    for raw in column(table, "model"):
+        with contextlib.suppress(NotModeledError):
+            assert model(raw)
+
+
+def test_every_model_of_the_reference_has_its_dimensions():
+    column("model_architectures.csv", "model")
+    with (DATA / "model_architectures.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                layer = (built := models.architecture(catalogue.model(model(row["model"])))).layer
+            except NotModeledError:
+                continue
+            width = row["moe_intermediate_size"] or row["intermediate_size"]
+            read = (built.layers, layer.intermediate, layer.experts, layer.experts_per_token)
+            names = ("layers", "experts", "experts_per_token")
+            layers, experts, per_token = (int(float(row[name] or 0)) for name in names)
+            assert read == (layers, int(float(width)), experts, per_token), row["model"]
+            exact = {"hidden_size": layer.hidden, "heads": layer.heads, "kv_heads": layer.kv_heads,
+                     "head_dim": layer.head_dim, "vocab_size": built.vocabulary}  # fmt: skip
+            assert exact == {name: int(row[name]) for name in exact}, row["model"]
+            assert row["tied_embeddings"] in {str(built.tied), ""}, row["model"]
 
 
 def test_import_is_light():

@@ -8,6 +8,7 @@ import pytest
 
 from capacity import catalogue, documents
 from capacity.errors import InputError, UnknownNameError
+from capacity.phases import memory
 from capacity.spec.model import TransformerModel
 from capacity.work import models
 from capacity.work.huggingface import MODEL_TYPES, transformer
@@ -73,13 +74,13 @@ SMALL = {
     "vocab_size": 101,
 }
 OWN = {
-    **dict.fromkeys(("mixtral", "gpt_oss", "minimax_m2", "llama4_text"), {"num_local_experts": 16}),
-    **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text"), {"num_experts": 16}),
+    **{kind: {"num_local_experts": 16} for kind in ("mixtral", "gpt_oss", "minimax_m2", "llama4_text")},
+    **{kind: {"num_experts": 16} for kind in ("qwen3_moe", "qwen3_vl_moe_text")},
     "distilbert": {"hidden_dim": 96},
 }
 DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma")
 DECODERS += ("gpt_oss", "minimax_m2", "llama4_text")
-UNSCORED = ("minimax_m2", "llama4_text", "qwen3_vl_text", "qwen3_vl_moe_text")  # transformers has no classifier for them
+UNSCORED = ("minimax_m2", "llama4_text", "qwen3_vl_text", "qwen3_vl_moe_text")  # transformers has no classifier
 HEADS = [(kind, "none") for kind in MODEL_TYPES]
 HEADS += [(kind, "classification") for kind in MODEL_TYPES if kind not in UNSCORED]
 HEADS += [(kind, "language-model") for kind in DECODERS]
@@ -218,7 +219,7 @@ def test_config_json_of_the_hub_is_a_model(tmp_path):
         ({"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2}, "none", "dense blocks"),
         ({"model_type": "llama4_text", "num_local_experts": 4, "moe_layers": [1]}, "none", "dense blocks between"),
         ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": ["linear_attention"]}, "none", "kinds known"),
-        ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": 2}, "none", "must be a list of attention"),
+        ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": 2}, "none", "must be a list"),
     ],
 )
 def test_what_is_not_known_is_refused(fields, head, said):
@@ -248,3 +249,20 @@ def test_an_unknown_type_names_the_nearest():
 def test_blocks_without_a_window(kind, fields, window, full):
     model = transformer(small(kind) | fields)
     assert (model.layer.window, model.full_layers) == (window, full)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "positions"),
+    [
+        ("llama-3.1-8b", 5000, 32 * 5000),
+        ("mistral-7b", 5000, 32 * 4096),
+        ("gpt-oss-20b", 100, 24 * 100),
+        ("gpt-oss-20b", 5000, 12 * 5000 + 12 * 128),
+        ("llama-4-scout", 10_000, 12 * 10_000 + 36 * 8192),
+    ],
+)
+def test_positions_a_cache_keeps(name, tokens, positions):
+    # Of each position in a block the cache keeps a key and a value of kv_heads · head_dim columns, two bytes each.
+    model = models.architecture(catalogue.model(name))
+    width = {"gpt-oss-20b": 8 * 64}.get(name, 8 * 128)
+    assert memory.kv_cache(model, 3, tokens, "bf16", degree=4) == 3 * positions * 2 * width * 2 / 4

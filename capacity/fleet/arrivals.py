@@ -7,23 +7,19 @@ are drawn in blocks of a fixed length, so the same seed gives the same times how
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from capacity.documents import read_text
-from capacity.errors import InputError, Problem
+from capacity.errors import InputError
 from capacity.fleet.flow import Counts, Times
+from capacity.fleet.lengths import InOrder, recorded
 
 BLOCK = 1 << 16
 """Times drawn at once."""
@@ -32,10 +28,6 @@ CELLS = 8640
 """Parts of a day within which the diurnal rate is taken as constant: 10 s."""
 EXACT = 1 - 1e-12
 """Room for rounding at the end of a schedule: 0.1/s for 30 s are 3 requests, not 3.0000000000000004."""
-TRACE_BYTES = 2_000_000_000
-TRACE_COLUMNS = "arrival_s (or timestamp), input_tokens, output_tokens"
-MOST_PROBLEMS = 20
-"""Problems of a trace named at once; the rest is counted."""
 
 
 class Arrivals(ABC):
@@ -57,6 +49,11 @@ class Arrivals(ABC):
     def duration_s(self) -> float:
         """Time after which nobody comes; infinite if the process goes on for ever [s]."""
         return math.inf
+
+    @property
+    def count(self) -> float:
+        """Mean number of all arrivals; infinite if the process goes on for ever."""
+        return self.mean_rate * self.duration_s
 
     @property
     def scv(self) -> float:
@@ -129,7 +126,7 @@ class Constant(_Steady):
         """Evenly spaced: 0."""
         return 0.0
 
-    def _blocks(self, random: Generator) -> Iterator[Times]:  # noqa: ARG002
+    def _blocks(self, random: Generator) -> Iterator[Times]:
         return (block / self.rate for block in _even())
 
 
@@ -161,7 +158,7 @@ class Diurnal(Arrivals):
     """Poisson arrivals whose rate follows the day, peak·exp(κ(cos φ − 1)) at the angle φ from the busiest hour.
 
     The shape is that of the von Mises distribution (the normal distribution of a circle); κ is such that the mean over
-    a day is I₀(κ)·e^(−κ) = `mean_to_peak` of the peak. Half the peak on average leaves 18 % of it in the quietest hour.
+    a day is I₀(κ)·e^(−κ) = `mean_to_peak` of the peak. Half the peak on average leaves 17 % of it in the quietest hour.
 
     Attributes
     ----------
@@ -198,7 +195,7 @@ class Diurnal(Arrivals):
         Examples
         --------
         >>> Diurnal(10.0, 0.5, 20.0).rate_at(np.array([20 * 3600.0, 8 * 3600.0])).round(2).tolist()
-        [10.0, 1.75]
+        [10.0, 1.73]
         """
         angle = (np.asarray(time_s) / DAY_S - self.peak_hour / 24) * 2 * np.pi
         shape: Times = np.exp(_concentration(self.mean_to_peak) * (np.cos(angle) - 1))
@@ -307,6 +304,16 @@ class Trace(Arrivals):
         """When the last request came [s]."""
         return float(self.times_s[-1])
 
+    @property
+    def count(self) -> float:
+        """Number of all arrivals."""
+        return float(len(self.times_s))
+
+    @property
+    def lengths(self) -> InOrder:
+        """What the same requests ask for, in the order of their arrival."""
+        return InOrder(self.input_tokens, self.output_tokens)
+
     def rate_at(self, time_s: Times) -> Times:
         """Return the requests per second of the hundredth of the trace around each time [s]; 0 after the end."""
         rates = np.append(self._rates(), 0.0)
@@ -318,7 +325,7 @@ class Trace(Arrivals):
         counts, edges = np.histogram(self.times_s, bins=100, range=(0.0, self.duration_s or 1.0))
         return counts / np.diff(edges)
 
-    def _blocks(self, random: Generator) -> Iterator[Times]:  # noqa: ARG002
+    def _blocks(self, random: Generator) -> Iterator[Times]:
         yield self.times_s
 
     @classmethod
@@ -333,83 +340,7 @@ class Trace(Arrivals):
         InputError
             With every problem at its file:line.
         """
-        text = read_text(path, TRACE_BYTES)
-        lines = _json_lines(text, str(path)) if str(path).endswith((".jsonl", ".ndjson")) else _csv(text, str(path))
-        return _trace(lines, str(path))
-
-
-def _trace(lines: Iterator[tuple[int, Mapping[str, object]]], name: str) -> Trace:
-    """Return the trace of numbered rows."""
-    rows: list[tuple[float, int, int]] = []
-    problems: list[Problem] = []
-    start_s: float | None = None
-    for line, row in lines:
-        try:
-            time_s, counted_from_0 = _time_s(row)
-            start_s = (0.0 if counted_from_0 else time_s) if start_s is None else start_s
-            time_s -= start_s
-            if time_s < (rows[-1][0] if rows else 0.0):
-                raise ValueError(f"the arrival at {time_s:g} s comes before 0 or the row above; sort by time")  # noqa: TRY301
-            rows.append((time_s, _tokens(row, "input_tokens"), _tokens(row, "output_tokens")))
-        except ValueError as error:
-            problems.append(Problem(f"{name}:{line}", str(error)))
-    if problems:
-        more = [Problem(name, f"and {len(problems) - MOST_PROBLEMS:,} more problems")]
-        raise InputError(problems[:MOST_PROBLEMS] + (more if len(problems) > MOST_PROBLEMS else []))
-    if not rows:
-        raise InputError([Problem(name, f"holds no request; a row needs {TRACE_COLUMNS}")])
-    times_s, inputs, outputs = zip(*rows, strict=True)
-    return Trace(np.array(times_s, np.float64), np.array(inputs, np.int64), np.array(outputs, np.int64))
-
-
-def _csv(text: str, name: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    columns = set(reader.fieldnames or ())
-    missing = {"input_tokens", "output_tokens"} - columns
-    missing |= set() if columns & {"arrival_s", "timestamp"} else {"arrival_s"}
-    if missing:
-        what = f"no column {', '.join(sorted(missing))}; needed are {TRACE_COLUMNS}"
-        raise InputError([Problem(f"{name}:1", what)])
-    return ((reader.line_num, row) for row in reader)
-
-
-def _json_lines(text: str, name: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for line, content in enumerate(text.splitlines(), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise InputError([Problem(f"{name}:{line}:{error.colno}", f"not JSON: {error.msg}")]) from None
-        if not isinstance(row, dict):
-            raise InputError([Problem(f"{name}:{line}", f"not an object with {TRACE_COLUMNS}")])
-        yield line, row
-
-
-def _time_s(row: Mapping[str, object]) -> tuple[float, bool]:
-    """Return the time of a row [s] and whether it counts from the start of the trace."""
-    column = "arrival_s" if row.get("arrival_s") not in (None, "") else "timestamp"
-    value = row.get(column)
-    if column == "timestamp" and isinstance(value, str) and "-" in value[1:] and ":" in value:
-        return datetime.fromisoformat(value).timestamp(), False
-    return _number(value, "arrival_s or timestamp"), column == "arrival_s"
-
-
-def _tokens(row: Mapping[str, object], column: str) -> int:
-    number = _number(row.get(column), column)
-    if number < 0 or number != int(number):
-        raise ValueError(f"{column} is {number:g}; allowed: a whole number from 0")
-    return int(number)
-
-
-def _number(value: object, what: str) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or isinstance(value, bool):
-        raise ValueError(f"{what} is {value!r}; allowed: a number")
-    return number
+        return cls(*recorded(path))
 
 
 def _positive(name: str, value: float) -> None:
@@ -432,7 +363,7 @@ def _poisson(random: Generator) -> Iterator[Times]:
 
 
 def _even() -> Iterator[Times]:
-    """Yield 0, 1, 2, …"""
+    """Yield the numbers from 0."""
     start = 0
     while True:
         yield np.arange(start, start + BLOCK, dtype=np.float64)

@@ -51,7 +51,7 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
         When the device has no kernels, rate or link that the model needs.
     """
     tokens, sequences = _knots(limits.tokens), _knots(limits.sequences)
-    work = decoder_step.linear(served, tokens)
+    work = decoder_step.linear(served, np.maximum(tokens, 1.0))
     linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(engine.kernels)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
     contexts = np.linspace(1, limits.context, CONTEXTS + 1)
@@ -96,21 +96,22 @@ def _time(operation: Operation | ExpertLayer, served: Served, device: Device) ->
     """
     if isinstance(operation, Gemm | ExpertLayer) and operation.dtype != HALF.compute:
         precision = served.products if isinstance(operation, Gemm) else served.expert_products
-        found = _measured(operation, precision, device)
+        found = _known(operation, precision, device)
         if found:
             return _fastest(found)
     return device.time(operation, family_names(operation, served, device.hardware))  # type: ignore[arg-type]
 
 
-def _measured(operation: Gemm | ExpertLayer, precision: Precision, device: Device) -> list[Estimate]:
-    """Return the times by all kernels of a precision measured on this very device, whoever's engine brings them."""
+def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) -> list[Estimate]:
+    """Return the times by all kernels of a precision, whoever's engine brings them: those measured here, or carried."""
     wanted = (operation.operation, precision.compute, precision.weight)
-    return [
-        kernel.time(operation, Board(device.hardware)).scaled(operation.count)
-        for (kind, family, dtype, stored), kernel in device.kernels.items()
+    kernels = [
+        kernel for (kind, family, dtype, stored), kernel in device.kernels.items()
         if (kind, dtype, stored) == wanted and "/" not in family
-        and family.endswith("-block") == precision.block_scaled and kernel.basis != "projected"
+        and family.endswith("-block") == precision.block_scaled
     ]  # fmt: skip
+    here = [kernel for kernel in kernels if kernel.basis != "projected"]
+    return [kernel.time(operation, Board(device.hardware)).scaled(operation.count) for kernel in here or kernels]
 
 
 def _fastest(estimates: list[Estimate]) -> Estimate:

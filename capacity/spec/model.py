@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from capacity.spec.quantity import Count, CountAmount, Id, Spec
+from capacity.spec.quantity import Count, CountAmount, Fraction, Id, Spec
 
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 """Widths of the layers of a perceptron, the first one's input left out."""
@@ -107,7 +107,8 @@ class DlrmModel(Spec):
             raise ValueError(f"lookups names {len(self.lookups)} tables, and there are {len(self.tables)}")
         if self.bottom[-1] != self.embedding_size:
             raise ValueError(f"bottom ends with {self.bottom[-1]} values, an embedding has {self.embedding_size}")
-        if (self.interaction == "cross") != (min(self.cross_layers, self.cross_rank) > 0):
+        cross = (self.cross_layers > 0, self.cross_rank > 0)
+        if cross != (self.interaction == "cross",) * 2:
             raise ValueError("a cross interaction needs cross_layers and cross_rank, another has none")
         return self
 
@@ -141,6 +142,39 @@ class HstuModel(Spec):
     """Perceptrons over each candidate beside and after the layers."""
     head: Perceptron
     """Perceptron from a candidate's state to its scores."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> HstuModel:
+        if any(widths[-1] != self.hidden_size for widths in self.position_mlps) or self.head[0] != self.hidden_size:
+            raise ValueError(f"position_mlps end, and head starts, with the hidden_size of {self.hidden_size} values")
+        return self
+
+
+class Point(Spec):
+    """How far a search went, and what it found."""
+
+    effort: Count
+    """Lists probed (IVF) or ef, the breadth of the search (HNSW)."""
+    recall: Annotated[Fraction, Field(gt=0)]
+
+
+class IndexPoints(Spec):
+    """Recall by search effort of one index over one catalogue, as published or measured."""
+
+    id: Id
+    kind: Literal["ivf", "ivf-pq", "hnsw"]
+    items: Count
+    width: Count
+    lists: Count | None = None
+    """Lists of an inverted index."""
+    links: Count | None = None
+    """Links a node of a graph gets on the upper levels (M)."""
+    code_bytes: Count | None = None
+    recall: Literal["1@1", "1@10", "10@10"]
+    """`a@b`: share of the true nearest a found among the b returned."""
+    basis: Literal["published", "measured", "assumed"]
+    source: str
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
 
 
 Model: TypeAlias = (

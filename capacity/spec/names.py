@@ -246,9 +246,8 @@ _SAME_DIMENSIONS = {
     "llama-3.3-70b": "llama-3.1-70b",
     "llama-4-scout-17b-16e": "llama-4-scout",
     "minimax-m2": "minimax-m2.5",
-    "minimax-m2.1": "minimax-m2.5",
 }
-"""Releases that differ in weights and position scaling alone."""
+"""Other releases and names with the dimensions of a profile."""
 _RELEASES = {
     *_WEIGHT_ONLY, "instruct", "chat", "it", "thinking", "base", "hf", "kv", "v0.1", "2407", "2507", "dynamic",
     "static", "pertensor", "block", "quantized.w8a8", "quantized.w4a16", "quantized.w8a16",
@@ -262,7 +261,7 @@ _NOT_MODELED = {
         r"deepseek-(?:r1|v\d)|kimi-k\d|glm-5": "uses multi-head latent attention",
         r"qwen3\.[56]|qwen3-next": "uses linear attention in most of its blocks",
         r"nemotron-(?:super|ultra)-\d+b-v1": "has blocks that are not equal",
-        r"nemotron-(?:h|\d)": "has Mamba blocks, a kind of linear attention",
+        r"nemotron-(?:h|3(?:\.\d)?)-": "has Mamba blocks, a kind of linear attention",
         r"minimax-m3": "uses sparse attention",
         r"llama-4-maverick": "has experts in every second block only",
         r"gemma-4": "has wider heads in the blocks without a window than in the others",

@@ -23,7 +23,7 @@ class ConfigError(InputError):
 _QWEN3_MOE = {"qwen3_moe", "qwen3_vl_moe_text"}
 _QWEN3 = {"qwen3", "qwen3_vl_text", *_QWEN3_MOE}
 _SPARSE = {"mixtral", "gpt_oss", "minimax_m2", "llama4_text", *_QWEN3_MOE}
-_WINDOWS = {"sliding_attention", "chunked_attention"}
+_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 _HEADS = {"none", "pooler", "classification", "language-model"}
 _POOLED = {
     "bert": "BertModel",
@@ -180,11 +180,10 @@ def _llama_like(config: Config, name: str, head: Head) -> Transformer:
 
 
 def _gpt_oss(config: Config, name: str, head: Head) -> Transformer:
-    """Every second block sees a window only; all linear parts have biases, and heads a sink."""
+    """Every second block has a window; experts and router have biases, and heads a sink."""
     model = _llama_like(config, name, head)
     layer = replace(model.layer, mlp_bias=True, router_bias=True, sinks=True)
-    kinds = ["full_attention" if block % 2 else "sliding_attention" for block in range(model.layers)]
-    return _windowed(replace(model, layer=layer), config, "sliding_window", kinds)
+    return _windowed(replace(model, layer=layer), config, "sliding_window", model.layers // 2)
 
 
 def _minimax_m2(config: Config, name: str, head: Head) -> Transformer:
@@ -195,30 +194,35 @@ def _minimax_m2(config: Config, name: str, head: Head) -> Transformer:
 def _llama4(config: Config, name: str, head: Head) -> Transformer:
     """Blocks that rotate positions see the chunk of the prompt they stand in: counted as a window of that length."""
     model = _llama_like(config, name, head)
-    sparse = config.get("moe_layers")
-    if config.get("interleave_moe_layer_step", 1) != 1 or sparse not in (None, list(range(model.layers))):
+    sparse, rotated = _each_block(config, "moe_layers"), _each_block(config, "no_rope_layers")
+    if config.get("interleave_moe_layer_step", 1) != 1 or (sparse is not None and len(sparse) != model.layers):
         what = "llama4_text with dense blocks between the sparse ones is not known here"
         raise ConfigError("interleave_moe_layer_step", what)
     layer = replace(
         model.layer, query_key_norm="weightless" if config.get("use_qk_norm", True) else "none",
         shared_intermediate=model.layer.intermediate,
     )  # fmt: skip
-    every = _size(config, "no_rope_layer_interval", default=4)
-    rotates = config.get("no_rope_layers") or [(block + 1) % every for block in range(model.layers)]
-    kinds = ["chunked_attention" if rotated else "full_attention" for rotated in rotates]
-    return _windowed(replace(model, layer=layer), config, "attention_chunk_size", kinds)
+    full = rotated.count(0) if rotated else model.layers // _size(config, "no_rope_layer_interval", default=4)
+    return _windowed(replace(model, layer=layer), config, "attention_chunk_size", full)
 
 
-def _windowed(model: Transformer, config: Config, key: str, kinds: Sequence[str]) -> Transformer:
-    """Return the model with the window that `key` names; `kinds` of the blocks' attention where it gives none."""
-    types = config.get("layer_types") or kinds
-    if not isinstance(types, list) or not {*map(str, types)} <= _WINDOWS | {"full_attention"}:
-        raise ConfigError("layer_types", "config field 'layer_types' must be a list of attention kinds known here")
-    windowed = sum(kind in _WINDOWS for kind in types[: model.layers])
-    if config.get(key) is None or not windowed:
+def _windowed(model: Transformer, config: Config, key: str, full: int) -> Transformer:
+    """Return the model with the window that `key` names; `full` blocks have none where `layer_types` says nothing."""
+    kinds = _each_block(config, "layer_types")
+    if kinds and not {str(kind) for kind in kinds} <= _KINDS:
+        raise ConfigError("layer_types", f"config field 'layer_types' must name kinds known here: {sorted(_KINDS)}")
+    full = kinds.count("full_attention") if kinds else full
+    if config.get(key) is None or full >= model.layers:
         return model
-    layer = replace(model.layer, window=_size(config, key))
-    return replace(model, layer=layer, full_layers=model.layers - windowed)
+    return replace(model, layer=replace(model.layer, window=_size(config, key)), full_layers=full)
+
+
+def _each_block(config: Config, key: str) -> list[object] | None:
+    """Return what a field says of each block, if it says it."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, list):
+        raise ConfigError(key, f"config field {key!r} must be a list, got {value!r:.60}")
+    return value
 
 
 _READERS: dict[str, Callable[[Config, str, Head], Transformer]] = {

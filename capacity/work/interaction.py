@@ -78,19 +78,23 @@ def _layers(name: str, widths: tuple[int, ...], rows: Amount, dtype: str, fusion
 
 
 def _interaction(model: DlrmModel, pairs: Amount, dtype: str, fusion: Fusion) -> tuple[Operation, ...]:
-    vectors, size = len(model.tables) + 1, model.embedding_size
+    """Return products and copies; where residuals are fused, the epilogue of a cross product only reads x₀ and x."""
+    vectors, size, width = len(model.tables) + 1, model.embedding_size, interacted(model)
+    eager = LAUNCHES[fusion].residual
     together = Streaming(kind="copy", elements=pairs * vectors * size, dtype=dtype, label="vectors side by side")
+    beside = (together,) if eager else ()
     if model.interaction == "dot":
-        kept = Streaming(kind="copy", elements=pairs * interacted(model), dtype=dtype, label="dots beside dense")
-        return (together, Gemm(m=vectors, n=vectors, k=size, batch=pairs, dtype=dtype, label="dots"), kept)
-    width, count = interacted(model), model.cross_layers
-    kernels = 3 if LAUNCHES[fusion].residual else 1  # + bias, · x₀, + x as three kernels read five times and write three
+        dots = Gemm(m=vectors, n=vectors, k=size, batch=pairs, dtype=dtype, label="dots")
+        return (*beside, dots, Streaming(kind="copy", elements=pairs * width, dtype=dtype, label="dots beside dense"))
+    count = model.cross_layers
+    # Adding the bias, multiplying by x₀ and adding x as three kernels read five times.
+    kernels, reads = (3, 5 / 3) if eager else (1, 2)
     return (
-        together,
+        *beside,
         Gemm(m=pairs, n=model.cross_rank, k=width, dtype=dtype, count=count, label="cross down"),
         Gemm(m=pairs, n=width, k=model.cross_rank, dtype=dtype, count=count, label="cross up"),
         Streaming(
-            kind="add", elements=pairs * width, dtype=dtype, reads=5 / 3 if kernels == 3 else 3,
+            kind="add", elements=pairs * width, dtype=dtype, reads=reads, writes=1 if eager else 0,
             flop_per_element=3 / kernels, count=count * kernels, label="x₀ · (W·x + b) + x",
         ),
     )  # fmt: skip

@@ -42,19 +42,20 @@ def parameters(model: Model) -> int:
     """Return the number of parameters; equal to that of the real torch module."""
     match model:
         case TransformerModel():
-            return architecture(model).parameters
+            count = architecture(model).parameters
         case LstmModel():
-            return recurrent.parameters(model)
+            count = recurrent.parameters(model)
         case FactorizationModel():
-            return embedding.factorization_parameters(model)
+            count = embedding.factorization_parameters(model)
         case IdRankerModel():
-            return embedding.id_ranker_parameters(model)
+            count = embedding.id_ranker_parameters(model)
         case FusionScorerModel():
-            return retrieval.fusion_parameters(model)
+            count = retrieval.fusion_parameters(model)
         case DlrmModel():
-            return interaction.parameters(model)
+            count = interaction.parameters(model)
         case HstuModel():
-            return sequential.parameters(model)
+            count = sequential.parameters(model)
+    return count
 
 
 def vector_width(model: Model) -> int:

@@ -84,9 +84,7 @@ def _look_ups(model: HstuModel, requests: Amount, length: Amount, dtype: str) ->
     operations: list[Operation] = [Gather(rows=rows, width=model.embedding_size, dtype=dtype)]
     if contexts:
         operations.append(
-            Gemm(
-                m=requests, n=model.hidden_size, k=model.embedding_size, batch=contexts, dtype=dtype, label="contexts"
-            )
+            Gemm(m=requests, n=model.hidden_size, k=model.embedding_size, batch=contexts, dtype=dtype, label="contexts")
         )
     added = len(model.encodings)
     if added:
@@ -95,12 +93,10 @@ def _look_ups(model: HstuModel, requests: Amount, length: Amount, dtype: str) ->
     return tuple(operations)
 
 
-def _layer(
-    model: HstuModel, requests: Amount, past: Amount, candidates: Amount, dtype: str
-) -> tuple[Operation, ...]:
-    """One layer: events attend causally, candidates to the events and to themselves.
+def _layer(model: HstuModel, requests: Amount, past: Amount, candidates: Amount, dtype: str) -> tuple[Operation, ...]:
+    """Return one layer: events attend causally, candidates to the events and to themselves.
 
-    Query and value widths may differ: their mean as head_dim leaves the FLOP and the bytes of both products as they are.
+    Query and value widths may differ: their mean as head_dim leaves the products' FLOP and bytes as they are.
     """
     projected, gated = _widths(model)
     rows, hidden = requests * (past + candidates), model.hidden_size

@@ -1,0 +1,106 @@
+"""What the simulator says of the server, from the calibration and the requests that will be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from benchmarks.live.calibrate import LONGEST, MOST_TOKENS, TOKEN_STEP, Calibration
+from benchmarks.live.server import MAX_BATCH
+from capacity.fleet.flow import Counts, Flow, Times
+from capacity.fleet.servers import Servers, ServersStage
+
+SHORTEST = 3
+WARM_UP = 0.1
+"""Share of the requests, the first ones, that no figure counts."""
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests of one run.
+
+    Attributes
+    ----------
+    load
+        Share of the rate at which full batches, one after the other, are served.
+    times_s
+        When they are sent [s].
+    tokens
+        Their lengths.
+    """
+
+    load: float
+    times_s: Times
+    tokens: Counts
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return len(self.times_s) / float(self.times_s[-1])
+
+
+def drawn(seed: int, calibration: Calibration, count: int, duration_s: float) -> list[Workload]:
+    """Return `count` workloads between 40 and 80 % load, Poisson, log-normal lengths, all drawn from `seed`."""
+    random = np.random.default_rng(seed)
+    median, sigma = random.uniform(6, 12), random.uniform(0.3, 0.7)
+
+    def lengths(*size: int) -> Counts:
+        drawn = median * np.exp(sigma * random.standard_normal(size))
+        return np.clip(np.rint(drawn), SHORTEST, LONGEST[-1]).astype(np.int64)
+
+    longest = lengths(20_000, MAX_BATCH).max(axis=1)
+    full_s = np.interp(MAX_BATCH * longest, _grid(), calibration.token_s).mean() + calibration.worker_s
+    edges = np.linspace(0.4, 0.8, count + 1)
+    workloads = []
+    for load in random.uniform(edges[:-1], edges[1:]):
+        rate = load * MAX_BATCH / full_s
+        times_s = np.cumsum(random.exponential(1 / rate, max(2, round(rate * duration_s))))
+        workloads.append(Workload(float(load), times_s, lengths(len(times_s))))
+    return workloads
+
+
+def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[Times, float]:
+    """Return the latency of each request [s] and the mean texts of a batch.
+
+    Half of a round trip to the front comes before the batch and half after it.
+    """
+    half_s = np.array(calibration.front_s) / 2
+    way = Servers(servers=1024, quantiles_s=half_s)
+    count = len(workload.times_s)
+    flow = Flow.of(np.arange(count), workload.times_s)
+    flow = Flow(**{name: getattr(flow, name) for name in flow.__slots__} | {"input_tokens": workload.tokens})
+    flow = ServersStage(way, seed=seed, name="before").advance(flow, inf)
+    done_s, batches = _served(calibration, flow, np.random.default_rng(seed))
+    flow = flow.delayed(done_s - flow.time_s)
+    flow = ServersStage(way, seed=seed, name="after").advance(flow, inf)
+    return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)], count / batches
+
+
+def _served(calibration: Calibration, flow: Flow, random: np.random.Generator) -> tuple[Times, int]:
+    """Stand-in for `BatchingStage`, whose clock starts when a request comes, not when a free worker takes it."""
+    coming_s, tokens, done_s = flow.time_s, flow.input_tokens, np.empty(len(flow))
+    first, free_s, batches = 0, 0.0, 0
+    sigma = np.sqrt(np.log1p(calibration.variation**2))
+    while first < len(flow):
+        taken_s = max(free_s, coming_s[first])
+        last = min(int(np.searchsorted(coming_s, taken_s + calibration.hold_s, side="right")), first + MAX_BATCH)
+        full = last - first == MAX_BATCH
+        start_s = max(taken_s, coming_s[last - 1]) if full else taken_s + calibration.hold_s
+        padded = (last - first) * tokens[first:last].max()
+        factor = np.exp(sigma * random.standard_normal() - sigma**2 / 2)
+        free_s = start_s + np.interp(padded, _grid(), calibration.token_s) * factor + calibration.worker_s
+        done_s[first:last] = free_s
+        first, batches = last, batches + 1
+    return done_s, batches
+
+
+def _grid() -> Counts:
+    return np.arange(0, MOST_TOKENS + 1, TOKEN_STEP)
+
+
+def quantiles(latency_s: Times) -> list[float]:
+    """Return `QUANTILES` of the latency after the warm-up [s]."""
+    return np.quantile(latency_s[int(WARM_UP * len(latency_s)) :], QUANTILES).tolist()

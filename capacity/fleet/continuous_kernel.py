@@ -1,0 +1,236 @@
+"""Events of continuous batching: requests arrive, steps end, requests wait too long, replicas come and go."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from capacity.fleet.continuous_state import (
+    Records,
+    State,
+    evict,
+    first,
+    hold,
+    link,
+    own_blocks,
+    put,
+    unlink,
+    walk,
+)
+from capacity.fleet.continuous_steps import (
+    begin,
+    end,
+    leave,
+    schedule,
+    tally,
+    cut,
+)
+
+ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
+SHED, TIMED_OUT, FAILED = 3, 4, 5
+"""Of `flow.Outcome`, as numbers that numba takes for constants."""
+
+
+@numba.njit(cache=True)
+def run(state: State, until_s: float) -> bool:
+    """Simulate through `until_s`; return False when requests wait for more rows in `slots`.
+
+    At equal times replicas change first, then requests arrive, then steps end: who arrives as a step ends is in the
+    next one, and a client that answers at once is in the one after.
+    """
+    totals, incoming = state.totals[0], state.incoming
+    while True:
+        change_s = state.life_s[totals.life] if totals.life < len(state.life_s) else np.inf
+        arrival_s = np.inf
+        if totals.taken < len(incoming):
+            arrival_s = state.clients[1] if state.rules[0].closed == 1 else incoming[totals.taken].time_s
+        now_s = min(change_s, arrival_s, state.events[1])
+        if now_s > until_s or now_s == np.inf:
+            return True
+        if change_s <= now_s:
+            change(state, now_s)
+        elif arrival_s <= now_s:
+            if totals.free < 0:
+                return False
+            take(state, now_s)
+        else:
+            index = first(state.events)
+            if state.replicas[index].end_s <= now_s:
+                end(state, index, now_s)
+                begin(state, index, now_s)
+            else:
+                drop_late(state, index, now_s)
+
+
+@numba.njit(cache=True)
+def take(state: State, now_s: float) -> None:
+    """Let the next request in; one that no replica can ever hold fails."""
+    rules, totals = state.rules[0], state.totals[0]
+    row, source = totals.free, state.incoming[totals.taken]
+    slot = state.slots[row]
+    totals.free = slot.next
+    totals.taken += 1
+    slot.request, slot.arrival_s, slot.prefix = source.request, source.arrival_s, source.prefix
+    slot.input_tokens, slot.output_tokens = source.input_tokens, source.output_tokens
+    slot.first_s, slot.tries, slot.client = source.first_s, 0, -1
+    if rules.closed == 1:
+        slot.arrival_s, slot.client = now_s, first(state.clients)
+        put(state.clients, slot.client, np.inf)
+    renew(state, slot)
+    slot.shares = 0
+    most = slot.tokens + math.ceil(slot.remaining * rules.tokens_per_step)
+    longest = slot.input_tokens + rules.beams * (most - slot.input_tokens)
+    if own_blocks(state, slot, most) > rules.kv_blocks or (rules.chunked == 0 and longest > rules.max_batched_tokens):
+        leave(state, row, now_s, FAILED)
+    else:
+        arrive(state, row, now_s)
+
+
+@numba.njit(cache=True)
+def renew(state: State, slot: Records) -> None:
+    """Make a request as it was when it came."""
+    rules = state.rules[0]
+    cached = rules.prompts_cached
+    slot.remaining = max(math.ceil((slot.output_tokens - 1) / rules.tokens_per_step), cached)
+    slot.tokens, slot.left, slot.started = slot.input_tokens + cached, -cached, cached
+    slot.length = slot.input_tokens + cached * rules.beams
+    slot.first_s = slot.first_s if cached == 1 else np.nan
+    slot.last_s = slot.first_s
+
+
+@numba.njit(cache=True)
+def arrive(state: State, row: int, now_s: float) -> None:
+    """Put a request at the end of a replica's queue, or turn it away."""
+    rules, slot = state.rules[0], state.slots[row]
+    index = route(state, slot)
+    if index < 0:
+        leave(state, row, now_s, FAILED)
+        return
+    replica = state.replicas[index]
+    if replica.waiting >= rules.queue_limit:
+        leave(state, row, now_s, SHED)
+        return
+    tally(replica, now_s)
+    link(state.slots, index, row)
+    slot.deadline_s = now_s + rules.timeout_s
+    replica.waiting += 1
+    replica.most_waiting = max(replica.most_waiting, replica.waiting)
+    if replica.up == 1 and replica.end_s == np.inf:
+        replica.end_s, replica.steps = now_s, 0
+    elif replica.waiting == 1:
+        cut(state, index, now_s)
+    schedule(state, index)
+
+
+@numba.njit(cache=True)
+def route(state: State, slot: Records) -> int:
+    """Return the replica that gets a request; where none is up, that which is back first; -1 if none ever is."""
+    rules, totals, count = state.rules[0], state.totals[0], state.rules[0].replicas
+    least = first(state.loads)
+    if state.loads[1] == np.inf:
+        for change_ in range(totals.life, len(state.life)):
+            if state.life[change_, 1] == 1:
+                return state.life[change_, 0]
+        return -1
+    if rules.routing == ROUND_ROBIN:
+        while state.replicas[totals.turn].routable == 0:
+            totals.turn = (totals.turn + 1) % count
+        chosen = totals.turn
+        totals.turn = (totals.turn + 1) % count
+        return chosen
+    if rules.routing == PREFIX_AWARE and slot.prefix >= 0:
+        half, best = len(state.loads) // 2, state.loads[1] + rules.imbalance
+        holder = -1
+        for index in range(count):
+            load = state.loads[half + index]
+            if state.prefixes[index * (rules.prefixes + 1) + slot.prefix].resident == 1 and (
+                load < best or (load == best and holder < 0)
+            ):
+                holder, best = index, load
+        return holder if holder >= 0 else least
+    return least
+
+
+@numba.njit(cache=True)
+def drop_late(state: State, index: int, now_s: float) -> None:
+    """Take those out of a queue that waited too long."""
+    replica = state.replicas[index]
+    tally(replica, now_s)
+    row = state.slots[index].next
+    while row != index and state.slots[row].deadline_s == np.inf:
+        row = state.slots[row].next
+    while row != index and state.slots[row].deadline_s <= now_s:
+        late, row = row, state.slots[row].next
+        unlink(state.slots, late)
+        replica.waiting -= 1
+        schedule(state, index)
+        try_again(state, late, now_s, TIMED_OUT)
+    if replica.waiting > 0:
+        cut(state, index, now_s)
+    schedule(state, index)
+
+
+@numba.njit(cache=True)
+def try_again(state: State, row: int, now_s: float, outcome: int) -> None:
+    """Send a request to a replica once more, or give it up with `outcome`."""
+    slot = state.slots[row]
+    slot.tries += 1
+    if slot.tries > state.rules[0].retries:
+        leave(state, row, now_s, outcome)
+    else:
+        arrive(state, row, now_s)
+
+
+@numba.njit(cache=True)
+def change(state: State, now_s: float) -> None:
+    """Take a replica down, whose requests begin anew elsewhere, or bring it back."""
+    index, back = state.life[state.totals[0].life]
+    state.totals[0].life += 1
+    replica = state.replicas[index]
+    tally(replica, now_s)
+    replica.up = replica.routable = back
+    if back == 1:
+        if replica.waiting > 0:
+            replica.end_s, replica.steps = now_s, 0
+        schedule(state, index)
+        return
+    if replica.end_s < np.inf and replica.steps > 0:
+        stop_short(state, index, now_s)
+    replica.end_s = np.inf
+    running, waiting = replica.running, replica.waiting
+    forget(state, index)
+    schedule(state, index)
+    for place in range(running + waiting):
+        row = state.slots[index + state.rules[0].replicas if place < running else index].next
+        unlink(state.slots, row)
+        replica.waiting -= 0 if place < running else 1
+        renew(state, state.slots[row])
+        try_again(state, row, now_s, FAILED)
+    schedule(state, index)
+
+
+@numba.njit(cache=True)
+def stop_short(state: State, index: int, now_s: float) -> None:
+    """Count what a replica that dies did since the last event."""
+    replica = state.replicas[index]
+    replica.busy_s += now_s - replica.start_s
+    replica.kv_area_s += replica.used * (now_s - replica.start_s)
+    if replica.decodes == 1 and replica.readers == 0:
+        steps = walk(state, index, replica.steps, now_s - replica.start_s, 0)[0] - 1
+        state.batches[state.rules[0].beams * replica.decoding] += steps
+        walk(state, index, steps, np.inf, replica.decoding)
+
+
+@numba.njit(cache=True)
+def forget(state: State, index: int) -> None:
+    """Empty the memory of a replica."""
+    replica, width = state.replicas[index], state.rules[0].prefixes + 1
+    evict(state, index, 0)
+    replica.used = replica.decoding = replica.running = 0
+    replica.partial, replica.contexts = -1, 0.0
+    state.residues[index, :] = 0
+    state.due[index, :] = -1
+    for node in range(index * width, (index + 1) * width - 1):
+        state.prefixes[node].resident = state.prefixes[node].users = 0

@@ -1,4 +1,4 @@
-"""Arrival processes and lengths: counts, rates and moments by hand, caches in theory and in fact, any way of cutting."""
+"""Arrival processes and lengths: counts, rates and moments by hand, caches in theory and in fact, any cutting."""
 
 from __future__ import annotations
 

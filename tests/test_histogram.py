@@ -51,10 +51,12 @@ def test_the_same_bits_however_the_values_are_cut(values, size):
 
 
 def test_bins_are_fine_enough():
-    edges = histogram([1.0]).edges_s[1:-1]
-    assert edges[0] <= 1e-6
-    assert edges[-1] >= 1e6
-    assert (edges[1:] / edges[:-1]).max() <= 1.0025
+    values = np.geomspace(1e-6, 1e6, 20_000)
+    found = histogram(values, 20_000)
+    assert found.counts[:, 0].sum() == found.counts[:, -1].sum() == 0
+    assert np.abs(np.diff(np.log(values))).max() < 0.0025
+    bins = np.argmax(found.counts, axis=1)
+    assert max(np.ptp(values[bins == row]) / values[bins == row].min() for row in np.unique(bins)) <= 0.0025
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99, 0.999])
@@ -99,6 +101,13 @@ def test_neighbors_become_one():
     found.halve()
     assert found.means_s[:2].tolist() == [1.5, 6.0]
     assert np.isnan(found.means_s[2:]).all()
+
+
+def test_groups_are_put_together():
+    found = histogram([1.0, 2.0, 4.0, 8.0], 4).grouped(np.array([[0, 3], [1, 2]]))
+    assert found.means_s.tolist() == [4.5, 3.0]
+    assert found.sizes.tolist() == [2, 2]
+    assert found.spreads_s == pytest.approx([3.5, 1.0], rel=0.02)
 
 
 def test_histograms_of_different_shape_are_not_merged():

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.live.encoder import TextEncoder, body
+from benchmarks.live.encoder import body, own_encoder
 from benchmarks.live.load import drive
-from benchmarks.live.server import ECHO, ECHO_IN_BATCHES, ENCODE, MAX_BATCH
+from benchmarks.live.server import ECHO, ECHO_IN_BATCHES, ENCODE, MAX_BATCH, Rig
 from capacity.fleet.flow import Times
 from kernels.machine import fingerprint
 from kernels.timing import Case, Effort, Run, Timing, measured
 from kernels.torch_backend import Backend
 
 ITEMS = (1, 2, 3, 4, 6, MAX_BATCH)
-LONGEST = (4, 8, 12, 16, 24, 32)
+LONGEST = (4, 8, 16, 32)
 MOST_TOKENS = MAX_BATCH * LONGEST[-1]
 TOKEN_STEP = 4
 REST_S = 4e-3
 """Pause before a batch: a worker that waits for requests finds its caches and its core cold."""
+OWN, TRIES = 0.97, 5
+"""Share of a call that its process must have had the core, and how often it is tried."""
+MIDDLE = (0.159, 0.841)
+"""Quantiles between which a normal distribution has two standard deviations: outliers are not the encoder's."""
 VARIANTS = 8
 """Batches of one size that take turns, with other lengths below the longest."""
 GAP_S = 0.03
@@ -48,8 +52,9 @@ class Calibration:
         What one batch adds to that in the front and the worker besides `forward` [s].
     hold_s
         How long a lone request is held for others [s].
-    contaminated, unstable
-        Shares of the batch timings that a neighbor disturbed, and of the medians not worth trusting.
+    shared, contaminated, unstable
+        Shares of the batches that had to share their core, of those beside a slow reference kernel, and of the sizes
+        whose median is not worth trusting.
     """
 
     machine: dict[str, object]
@@ -58,42 +63,60 @@ class Calibration:
     front_s: tuple[float, ...]
     worker_s: float
     hold_s: float
+    shared: float
     contaminated: float
     unstable: float
 
 
+@dataclass(slots=True)
 class _RestedClock:
-    """Wall time of calls that each come after a pause."""
+    """Wall time of calls that each come after a pause, run again while others had the core meanwhile."""
+
+    calls: int = 0
+    shared: int = 0
 
     def time(self, run: Run, inner: int) -> float:
         """Return the wall time of all `inner` calls without the pauses [s]."""
-        total_s = 0.0
-        for _ in range(inner):
+        return sum(self._once(run) for _ in range(inner))
+
+    def _once(self, run: Run) -> float:
+        for _ in range(TRIES):
             time.sleep(REST_S)
-            start_s = time.perf_counter()
+            start_s, own_s = time.perf_counter(), time.process_time()
             run()
-            total_s += time.perf_counter() - start_s
-        return total_s
+            wall_s, own_s = time.perf_counter() - start_s, time.process_time() - own_s
+            self.calls += 1
+            if own_s >= OWN * wall_s:
+                break
+            self.shared += 1
+        return wall_s
 
 
-def batch_timings(rounds: int) -> list[tuple[int, Timing]]:
-    """Return tokens, padding included, and timings of batches of all sizes; to be run on the worker's core."""
-    encoder, random = TextEncoder(), np.random.default_rng(0)
+def batch_timings(rounds: int) -> tuple[list[tuple[int, Timing]], float]:
+    """Time batches of all sizes; to be run on the worker's core.
+
+    Returns
+    -------
+    list
+        Tokens, padding included, and timing of each size.
+    float
+        Share of the calls that had to share the core.
+    """
+    random, clock = np.random.default_rng(0), _RestedClock()
     sizes = [(items, longest) for items in ITEMS for longest in LONGEST]
-    cases = [
-        Case(f"{items}x{longest}", (), lambda items=items, longest=longest: _batches(encoder, random, items, longest))
-        for items, longest in sizes
-    ]
-    timings = measured(cases, Backend.local("cpu", threads=1).reference(), _RestedClock(), Effort(rounds, 0.1, 120.0))
-    return [(items * longest, timing) for (items, longest), timing in zip(sizes, timings, strict=True)]
+    cases = [Case(f"{items}x{longest}", (), partial(_batches, random, items, longest)) for items, longest in sizes]
+    effort = Effort(rounds, warmup_s=0.1, round_limit_s=120.0)
+    timings = list(measured(cases, Backend.local("cpu", threads=1).reference(), clock, effort))
+    found = [(items * longest, timing) for (items, longest), timing in zip(sizes, timings, strict=True)]
+    return found, clock.shared / clock.calls
 
 
-def _batches(encoder: TextEncoder, random: Generator, items: int, longest: int) -> Callable[[], object]:
+def _batches(random: Generator, items: int, longest: int) -> Callable[[], object]:
     """Return a call that encodes the next of some batches with one text of the longest length and shorter ones."""
     lengths = random.integers(max(1, longest // 4), longest + 1, (VARIANTS, items))
     lengths[:, 0] = longest
     batches = [[body(random, int(tokens)) for tokens in row] for row in lengths]
-    calls = 0
+    encoder, calls = own_encoder(), 0
 
     def run() -> object:
         nonlocal calls
@@ -103,44 +126,43 @@ def _batches(encoder: TextEncoder, random: Generator, items: int, longest: int) 
     return run
 
 
-def calibrated(port: int, worker: ProcessPoolExecutor, generator: ProcessPoolExecutor, rounds: int) -> Calibration:
+def calibrated(rig: Rig, rounds: int) -> Calibration:
     """Return what this machine takes for batches and for all around them.
 
     Parameters
     ----------
-    port
-        Of the idle server.
-    worker, generator
-        Processes on the worker's core and on the core of the server's front.
+    rig
+        The server, idle.
     rounds
         Times each size of batch is run; five times as many lone requests.
     """
-    timings = worker.submit(batch_timings, rounds).result()
+    timings, shared = rig.worker.submit(batch_timings, rounds).result()
     tokens = np.array([tokens for tokens, _ in timings])
-    mean_s = np.array([np.mean(timing.clean_s) for _, timing in timings])
-    spread = np.concatenate([np.log(np.array(timing.clean_s) / np.mean(timing.clean_s)) for _, timing in timings])
-    random, text = np.random.default_rng(1), int(np.median(LONGEST))
+    median_s = np.array([timing.median_s for _, timing in timings])
+    spread = np.concatenate([np.array(timing.clean_s) / timing.median_s for _, timing in timings])
+    random = np.random.default_rng(1)
 
-    def alone(path: str, tokens: int = text) -> Times:
+    def alone(path: str, tokens: int) -> Times:
         bodies = [body(random, tokens) for _ in range(5 * rounds)]
         times_s = (np.arange(len(bodies)) + random.random(len(bodies)) / 4) * GAP_S
-        return generator.submit(drive, port, path, times_s, bodies).result().latency_s
+        return rig.front.submit(drive, rig.port, path, times_s, bodies).result().latency_s
 
-    front_s, echo_s, held_s = alone(ENCODE, 0), alone(ECHO), alone(ECHO_IN_BATCHES)
+    front_s, echo_s, held_s = alone(ENCODE, 0), alone(ECHO, LONGEST[0]), alone(ECHO_IN_BATCHES, LONGEST[0])
     return Calibration(
-        fingerprint(threads=1).model_dump(mode="json"),
-        token_s=tuple(_table(tokens, mean_s)), variation=float(spread.std()),
+        machine=fingerprint(threads=1).model_dump(mode="json"), token_s=tuple(_table(tokens, median_s)),
+        variation=float(np.diff(np.quantile(spread, MIDDLE))[0] / 2),
         front_s=tuple(np.quantile(front_s, np.linspace(0, 1, 21)).tolist()),
         worker_s=float(np.median(echo_s) - np.median(front_s)), hold_s=float(np.median(held_s) - np.median(echo_s)),
-        contaminated=float(np.mean([bad for _, timing in timings for bad in timing.contaminated])),
+        shared=shared, contaminated=float(np.mean([bad for _, timing in timings for bad in timing.contaminated])),
         unstable=float(np.mean([timing.verdict == "unstable" for _, timing in timings])),
     )  # fmt: skip
 
 
-def _table(tokens: Times, mean_s: Times) -> list[float]:
-    """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s]: means by tokens, straight lines between."""
+def _table(tokens: Times, median_s: Times) -> list[float]:
+    """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s], straight lines between."""
     known = np.unique(tokens)
-    known_s = np.array([mean_s[tokens == count].mean() for count in known])
+    known_s = np.array([median_s[tokens == count].mean() for count in known])
     slope = (known_s[1] - known_s[0]) / (known[1] - known[0])
     grid = np.arange(0, MOST_TOKENS + 1, TOKEN_STEP)
-    return np.where(grid < known[0], known_s[0] - slope * (known[0] - grid), np.interp(grid, known, known_s)).tolist()
+    table_s = np.where(grid < known[0], known_s[0] - slope * (known[0] - grid), np.interp(grid, known, known_s))
+    return [float(seconds) for seconds in table_s]

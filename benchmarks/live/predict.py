@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy as np
 from benchmarks.live.calibrate import LONGEST, MOST_TOKENS, TOKEN_STEP, Calibration
 from benchmarks.live.server import MAX_BATCH
 from capacity.fleet.flow import Counts, Flow, Times
-from capacity.fleet.servers import Servers, ServersStage
+from capacity.fleet.servers import Servers, Station
 
 SHORTEST = 3
+FRONT = 64
+"""Requests that may be on their way at once: as good as any number."""
 WARM_UP = 0.1
 """Share of the requests, the first ones, that no figure counts."""
 QUANTILES = (0.5, 0.95, 0.99)
@@ -67,15 +69,13 @@ def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[
 
     Half of a round trip to the front comes before the batch and half after it.
     """
-    half_s = np.array(calibration.front_s) / 2
-    way = Servers(servers=1024, quantiles_s=half_s)
+    way = Servers(servers=FRONT, quantiles_s=np.array(calibration.front_s) / 2)
     count = len(workload.times_s)
-    flow = Flow.of(np.arange(count), workload.times_s)
-    flow = Flow(**{name: getattr(flow, name) for name in flow.__slots__} | {"input_tokens": workload.tokens})
-    flow = ServersStage(way, seed=seed, name="before").advance(flow, inf)
+    flow = replace(Flow.of(np.arange(count), workload.times_s), input_tokens=workload.tokens)
+    flow = Station(way, seed=seed, name="before").advance(flow, inf)
     done_s, batches = _served(calibration, flow, np.random.default_rng(seed))
     flow = flow.delayed(done_s - flow.time_s)
-    flow = ServersStage(way, seed=seed, name="after").advance(flow, inf)
+    flow = Station(way, seed=seed, name="after").advance(flow, inf)
     return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)], count / batches
 
 
@@ -103,4 +103,4 @@ def _grid() -> Counts:
 
 def quantiles(latency_s: Times) -> list[float]:
     """Return `QUANTILES` of the latency after the warm-up [s]."""
-    return np.quantile(latency_s[int(WARM_UP * len(latency_s)) :], QUANTILES).tolist()
+    return [float(np.quantile(latency_s[int(WARM_UP * len(latency_s)) :], share)) for share in QUANTILES]

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+import psutil
 from mosec import Server, Worker
 
 from benchmarks.live.encoder import ANSWER_BYTES, TextEncoder
+from benchmarks.live.load import pinned
 from capacity.errors import CapacityError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,19 +33,13 @@ CORE = "LIVE_WORKER_CORE"
 START_S = 120.0
 
 
-def cores() -> tuple[int, int]:
-    """Return the core of the server's front and the load generator, and the core of the worker."""
-    usable = sorted(os.sched_getaffinity(0))
-    return usable[0], usable[-1]
-
-
 class _Bytes(Worker):
     """A worker whose requests and answers are plain bytes, on the worker's core."""
 
     req_mime_type = resp_mime_type = "application/octet-stream"
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         os.sched_setaffinity(0, {int(os.environ[CORE])})
 
     def deserialize(self, data: bytes) -> bytes:
@@ -83,50 +80,83 @@ class EchoInBatches(_Bytes):
 
 def main() -> None:
     """Serve until terminated."""
-    server = Server()
-    batching = {"max_batch_size": MAX_BATCH, "max_wait_time": MAX_WAIT_MS}
-    server.append_worker(Encoder, route=ENCODE, **batching)
+    server = Server()  # type: ignore[no-untyped-call]
+    server.append_worker(Encoder, 1, MAX_BATCH, MAX_WAIT_MS, route=ENCODE)
     server.append_worker(Echo, route=ECHO)
-    server.append_worker(EchoInBatches, route=ECHO_IN_BATCHES, **batching)
-    server.run()
+    server.append_worker(EchoInBatches, 1, MAX_BATCH, MAX_WAIT_MS, route=ECHO_IN_BATCHES)
+    server.run()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """The running server and the two cores.
+
+    Attributes
+    ----------
+    port, process
+        Of the server.
+    front, worker
+        Processes on the core that its front shares with the load generator, and on the core of its worker.
+    """
+
+    port: int
+    process: psutil.Process
+    front: ProcessPoolExecutor
+    worker: ProcessPoolExecutor
+
+    def waited_s(self) -> float:
+        """Return how long the server's threads were ready so far but others had their cores [s]."""
+        family = [self.process, *self.process.children(recursive=True)]
+        stats = [file.read_text() for each in family for file in Path(f"/proc/{each.pid}/task").glob("*/schedstat")]
+        return sum(int(stat.split()[1]) for stat in stats) / 1e9
+
+    def texts_and_batches(self) -> tuple[float, float]:
+        """Return how many texts the encoder has done so far, in how many batches."""
+        lines = [line.split() for line in self.get("/metrics").splitlines() if 'stage="Encoder' in line]
+        sums = {name.partition("{")[0]: float(value) for name, value in lines if "bucket" not in name}
+        return sums.get("mosec_service_batch_size_sum", 0.0), sums.get("mosec_service_batch_size_count", 0.0)
+
+    def get(self, path: str) -> str:
+        """Return what the front says at `path`."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=1)
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
 
 
 @contextmanager
-def running(log: Path) -> Iterator[int]:
-    """Run the server and yield its port.
+def rig(log: Path) -> Iterator[Rig]:
+    """Run the server and yield it; its output is in `log`.
 
     Raises
     ------
     CapacityError
-        When it does not answer within `START_S`; its output is in `log`.
+        When it does not answer within `START_S`.
     """
-    front, worker = cores()
+    front, *_, worker = (*sorted(os.sched_getaffinity(0)), max(os.sched_getaffinity(0)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     words = ["--address", "127.0.0.1", "--port", str(port), "--timeout", "60000", "--log-level", "warning"]
     environment = os.environ | {CORE: str(worker), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.live.server", *words], env=environment, stdout=output, stderr=output
-        )
-        os.sched_setaffinity(process.pid, {front})
+    command = [sys.executable, "-m", "benchmarks.live.server", *words]
+    with log.open("wb") as output, pinned(front) as generator, pinned(worker) as beside:
+        process = psutil.Popen(command, env=environment, stdout=output, stderr=output)
+        process.cpu_affinity([front])
         try:
-            _answering(process, port, log)
-            yield port
+            found = Rig(port, process, generator, beside)
+            _await(found, log)
+            yield found
         finally:
             process.terminate()
             process.wait()
 
 
-def _answering(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await(found: Rig, log: Path) -> None:
     """Wait until the server answers."""
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and found.process.is_running():
         try:
-            connection = HTTPConnection("127.0.0.1", port, timeout=1)
-            connection.request("GET", "/")
-            connection.getresponse().read()
+            found.get("/")
         except (OSError, HTTPException):
             time.sleep(0.1)
         else:

@@ -6,20 +6,22 @@ caching, as vLLM V1 schedules it: decoding sequences first, prompts fill the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from capacity.errors import CapacityError
+from capacity.fleet import continuous_kernel as kernel
+from capacity.fleet import continuous_setup as setup
+from capacity.fleet.continuous_state import Records
 from capacity.fleet.flow import Flow
+from capacity.fleet.replicas import Replicas, born, key_of
 from capacity.phases.step_table import StepTable
 
 Routing = Literal["round-robin", "least-loaded", "prefix-aware"]
-Failure = tuple[int, float, float]
-"""Replica, when it goes down and when it serves again, cold start included [s]."""
 UNLIMITED = 2**62
 
 
@@ -49,6 +51,8 @@ class Engine:
     """Whether requests come with the KV of their prompt and their first token: the replica only decodes."""
     prefix_hit_rate: float = 0.0
     """Share of every prompt that need not be read; its KV is held all the same."""
+    prefix_tokens: tuple[int, ...] = ()
+    """Length of each shared prefix that `Flow.prefix` may name. A prompt no longer than its prefix shares nothing."""
     visible_after_s: float = 0.0
     """Time from the end of a step until its tokens are seen [s]; holds nothing up."""
     visible_after_steps: float = 0.0
@@ -65,27 +69,23 @@ class Policy:
     imbalance: int = 8
     queue_limit: int = UNLIMITED
     """Requests waiting at a replica beyond which it sheds."""
-    timeout_s: float = float("inf")
+    timeout_s: float = inf
     """Longest a request waits for its first step before it tries elsewhere [s]."""
     retries: int = 0
     """Times a request tries again after a timeout or the loss of its replica."""
 
 
 class ContinuousStage:
-    """Replicas that serve a flow of requests; `advance` takes it chunk by chunk, cut at any time.
+    """Replicas of an LLM engine as a stage.
 
     Parameters
     ----------
     table
         Time of a step.
-    engine, policy
-        How replicas work, and who gets which request.
-    replicas
-        How many there are.
-    prefix_tokens
-        Length of each shared prefix that `Flow.prefix` may name. A prompt no longer than its prefix shares nothing.
-    failures
-        (replica, down_s, up_s) of each: requests of the replica begin anew elsewhere, its cached prefixes are lost.
+    engine, replicas, policy
+        How each replica works, how many there are and when, and who gets which request.
+    seed, name
+        Of random failures.
 
     Raises
     ------
@@ -94,35 +94,33 @@ class ContinuousStage:
     """
 
     def __init__(
-        self, table: StepTable, engine: Engine, policy: Policy, *, replicas: int = 1,
-        prefix_tokens: Sequence[int] = (), failures: Sequence[Failure] = (),
+        self, table: StepTable, engine: Engine, replicas: Replicas = Replicas(), policy: Policy = Policy(),
+        seed: int = 0, name: str = "",
     ) -> None:  # fmt: skip
-        _check(table, engine, policy, replicas)
-        from capacity.fleet import continuous_kernel, continuous_setup  # noqa: PLC0415  (numba takes a second)
-
-        self._run, self._setup = continuous_kernel.run, continuous_setup
-        self._state = continuous_setup.state(table, engine, policy, replicas, prefix_tokens, failures)
-        self._held = np.zeros(0, self._state.outgoing.dtype)
+        _check(table, engine, policy)
+        self._life = born(replicas, key_of(seed, name))
+        self._state = setup.state(table, engine, policy, self._life)
+        self._coming, self._held = self._state.incoming, self._state.outgoing
 
     def advance(self, flow: Flow, until_s: float) -> Flow:
-        """Take requests that arrive until `until_s`, simulate to there and return those that left.
+        """Take the requests that reach the stage and return those that left before `until_s`, in the order of time.
 
         Parameters
         ----------
         flow
-            In order of `time_s`, none after `until_s`; all later flows come after it.
+            In the order of `time_s`, none before the last `until_s` and none after this one.
         until_s
-            When to stop [s]; infinite to let all finish.
+            Simulate up to here [s]; without an end, until all have left.
 
         Returns
         -------
         Flow
-            In order of `time_s`, when their last token was seen [s]; with `first_s` and `outcome`.
+            `time_s`: when their last token was seen [s]; with `first_s` and `outcome`.
         """
-        self._simulate(self._setup.rows(flow), until_s)
+        self._simulate(setup.rows(flow), until_s)
         order = np.lexsort((self._held["request"], self._held["time_s"]))
         rows = self._held[order]
-        ready = int(np.searchsorted(rows["time_s"], until_s, side="right"))
+        ready = len(rows) if until_s == inf else int(np.searchsorted(rows["time_s"], until_s))
         self._held = rows[ready:]
         return _flow(rows[:ready])
 
@@ -140,8 +138,8 @@ class ContinuousStage:
         """
         starts = np.linspace(0.0, ramp_s, clients, endpoint=False) if ramp_s > 0 else np.zeros(clients)
         self._state.rules["closed"] = 1
-        self._state = self._state._replace(clients=self._setup.tree(starts))
-        flow = self.advance(lengths, float("inf"))
+        self._state = self._state._replace(clients=setup.tree(starts))
+        flow = self.advance(lengths, inf)
         self._state.rules["closed"] = 0
         return flow
 
@@ -151,35 +149,37 @@ class ContinuousStage:
         Returns
         -------
         Mapping
-            By replica: `busy_s`, and `running`, `waiting`, `kv_blocks` as sums over time [s] and as `most_...`;
-            `gap_s` and `gaps`: upper edges and counts of the time between a request's tokens; `steps`: steps by
-            sequences in them; totals of `preemptions`, `prefix_hits`, tokens read (`prompt_tokens`), spared
-            (`cached_tokens`) and written (`generated_tokens`, of requests served).
+            By replica `busy_s` [s], sums over time of requests running and waiting (`running_area_s`,
+            `waiting_area_s`) and KV blocks (`kv_area_s`), and the most of each (`most_...`); `steps`: steps by
+            sequences in them; `gaps`: times between a request's tokens, counted by upper edge `gap_s` [s]; totals:
+            `preemptions`, `prefix_hits`, tokens read (`prompt_tokens`), spared (`cached_tokens`) and written
+            (`generated_tokens`, of requests served), requests `inside`; replica-seconds paid (`replica_s`) and up
+            (`up_s`) [s]; `timeline`: rows of time [s], replicas up, replicas starting.
         """
-        return self._setup.statistics(self._state)  # type: ignore[no-any-return]
+        return setup.statistics(self._state, self._life)
 
-    def _simulate(self, incoming: NDArray[np.void], until_s: float) -> None:
-        setup, totals = self._setup, self._state.totals
-        outgoing = np.zeros(len(incoming) + setup.inside(self._state), incoming.dtype)
+    def _simulate(self, arriving: Records, until_s: float) -> None:
+        incoming = np.concatenate([self._coming, arriving])
+        totals = self._state.totals
         self._state = self._state._replace(
-            incoming=incoming, outgoing=outgoing, due=setup.ring(self._state, incoming["output_tokens"])
-        )
+            incoming=incoming, outgoing=np.empty(len(incoming) + int(totals["inside"][0]), incoming.dtype),
+            due=setup.ring(self._state, incoming["output_tokens"]),
+        )  # fmt: skip
         totals["taken"] = totals["left"] = 0
-        while not self._run(self._state, until_s):
+        while not kernel.run(self._state, self._life, until_s):
             self._state = self._state._replace(slots=setup.more_slots(self._state))
-        self._held = np.concatenate([self._held, outgoing[: int(totals["left"][0])]])
-        self._state = self._state._replace(incoming=incoming[:0], outgoing=outgoing[:0])
+        self._coming = incoming[int(totals["taken"][0]) :].copy()
+        self._held = np.concatenate([self._held, self._state.outgoing[: int(totals["left"][0])]])
 
 
-def _flow(rows: NDArray[np.void]) -> Flow:
+def _flow(rows: Records) -> Flow:
     return Flow(*(np.ascontiguousarray(rows[item.name]) for item in fields(Flow)))
 
 
-def _check(table: StepTable, engine: Engine, policy: Policy, replicas: int) -> None:
+def _check(table: StepTable, engine: Engine, policy: Policy) -> None:
     """Refuse limits that contradict each other or go beyond the table."""
     tokens = engine.max_sequences * engine.verified_tokens
     rules = (
-        (replicas >= 1, "replicas must be at least 1"),
         (policy.routing in get_args(Routing), f"routing {policy.routing!r}; allowed: {', '.join(get_args(Routing))}"),
         (policy.timeout_s > 0, "timeout_s must be positive"),
         (1 <= engine.beams <= engine.max_sequences, "beams must be between 1 and max_sequences"),

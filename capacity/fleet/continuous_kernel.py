@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
-import numba
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from capacity.fleet.continuous_state import (
+    Floats,
     Records,
     State,
+    compiled,
+    crossings,
     evict,
     first,
-    hold,
+    grown,
     link,
     own_blocks,
     put,
@@ -21,36 +26,40 @@ from capacity.fleet.continuous_state import (
 )
 from capacity.fleet.continuous_steps import (
     begin,
+    cut,
     end,
     leave,
     schedule,
     tally,
-    cut,
 )
+from capacity.fleet.flow import Outcome
+from capacity.fleet.replicas import DRAINING, FAILED, STARTING, UP, Life, apply, release
 
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
-SHED, TIMED_OUT, FAILED = 3, 4, 5
-"""Of `flow.Outcome`, as numbers that numba takes for constants."""
+SHED, TIMED_OUT, LOST = int(Outcome.SHED), int(Outcome.TIMED_OUT), int(Outcome.FAILED)
+Statuses: TypeAlias = NDArray[np.int8]
 
 
-@numba.njit(cache=True)
-def run(state: State, until_s: float) -> bool:
-    """Simulate through `until_s`; return False when requests wait for more rows in `slots`.
+@njit(cache=True)
+def run(state: State, life: Life, until_s: float) -> bool:
+    """Simulate to `until_s`, that moment left out; return False when requests wait for more rows in `slots`.
 
     At equal times replicas change first, then requests arrive, then steps end: who arrives as a step ends is in the
-    next one, and a client that answers at once is in the one after.
+    next one, and a client that answers at once is in the one after. Without an end it stops when all have left.
     """
     totals, incoming = state.totals[0], state.incoming
     while True:
-        change_s = state.life_s[totals.life] if totals.life < len(state.life_s) else np.inf
         arrival_s = np.inf
         if totals.taken < len(incoming):
             arrival_s = state.clients[1] if state.rules[0].closed == 1 else incoming[totals.taken].time_s
-        now_s = min(change_s, arrival_s, state.events[1])
-        if now_s > until_s or now_s == np.inf:
+        now_s = min(life.next_s[0], arrival_s, state.events[1])
+        if now_s >= until_s or (until_s == np.inf and arrival_s == np.inf and totals.inside == 0):
             return True
-        if change_s <= now_s:
-            change(state, now_s)
+        if life.next_s[0] <= now_s:
+            apply(life, now_s, worked_s(state, now_s), waiting(state))
+            change(state, life.status, life.change_s, now_s)
+            for index in range(len(life.status)):
+                release_idle(state, life, index, now_s)
         elif arrival_s <= now_s:
             if totals.free < 0:
                 return False
@@ -62,9 +71,42 @@ def run(state: State, until_s: float) -> bool:
                 begin(state, index, now_s)
             else:
                 drop_late(state, index, now_s)
+            release_idle(state, life, index, now_s)
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
+def release_idle(state: State, life: Life, index: int, now_s: float) -> None:
+    """Let a draining replica go when its last request has left."""
+    replica = state.replicas[index]
+    if life.status[index] == DRAINING and replica.running + replica.waiting == 0:
+        replica.up = 0
+        release(life, index, now_s)
+
+
+@compiled
+def worked_s(state: State, now_s: float) -> float:
+    """Return the replica-seconds worked so far, a replica counted by its sequences or its KV, whichever is fuller [s].
+
+    An engine with one request computes all the time, so being busy would tell an autoscaler nothing.
+    """
+    rules, running_s, kv_s = state.rules[0], 0.0, 0.0
+    for index in range(rules.replicas):
+        tally(state.replicas[index], now_s)
+        running_s += state.replicas[index].running_area_s
+        kv_s += state.replicas[index].kv_area_s
+    return max(running_s * rules.beams / rules.max_sequences, kv_s / rules.kv_blocks)
+
+
+@compiled
+def waiting(state: State) -> int:
+    """Return how many requests wait."""
+    count = 0
+    for index in range(state.rules[0].replicas):
+        count += state.replicas[index].waiting
+    return count
+
+
+@compiled
 def take(state: State, now_s: float) -> None:
     """Let the next request in; one that no replica can ever hold fails."""
     rules, totals = state.rules[0], state.totals[0]
@@ -72,6 +114,7 @@ def take(state: State, now_s: float) -> None:
     slot = state.slots[row]
     totals.free = slot.next
     totals.taken += 1
+    totals.inside += 1
     slot.request, slot.arrival_s, slot.prefix = source.request, source.arrival_s, source.prefix
     slot.input_tokens, slot.output_tokens = source.input_tokens, source.output_tokens
     slot.first_s, slot.tries, slot.client = source.first_s, 0, -1
@@ -83,12 +126,12 @@ def take(state: State, now_s: float) -> None:
     most = slot.tokens + math.ceil(slot.remaining * rules.tokens_per_step)
     longest = slot.input_tokens + rules.beams * (most - slot.input_tokens)
     if own_blocks(state, slot, most) > rules.kv_blocks or (rules.chunked == 0 and longest > rules.max_batched_tokens):
-        leave(state, row, now_s, FAILED)
+        leave(state, row, now_s, LOST)
     else:
         arrive(state, row, now_s)
 
 
-@numba.njit(cache=True)
+@compiled
 def renew(state: State, slot: Records) -> None:
     """Make a request as it was when it came."""
     rules = state.rules[0]
@@ -100,13 +143,13 @@ def renew(state: State, slot: Records) -> None:
     slot.last_s = slot.first_s
 
 
-@numba.njit(cache=True)
+@compiled
 def arrive(state: State, row: int, now_s: float) -> None:
     """Put a request at the end of a replica's queue, or turn it away."""
     rules, slot = state.rules[0], state.slots[row]
     index = route(state, slot)
     if index < 0:
-        leave(state, row, now_s, FAILED)
+        leave(state, row, now_s, LOST)
         return
     replica = state.replicas[index]
     if replica.waiting >= rules.queue_limit:
@@ -124,16 +167,17 @@ def arrive(state: State, row: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@numba.njit(cache=True)
+@compiled
 def route(state: State, slot: Records) -> int:
     """Return the replica that gets a request; where none is up, that which is back first; -1 if none ever is."""
     rules, totals, count = state.rules[0], state.totals[0], state.rules[0].replicas
     least = first(state.loads)
     if state.loads[1] == np.inf:
-        for change_ in range(totals.life, len(state.life)):
-            if state.life[change_, 1] == 1:
-                return state.life[change_, 0]
-        return -1
+        back_s, soonest = np.inf, -1
+        for index in range(count):
+            if state.replicas[index].back_s < back_s:
+                back_s, soonest = state.replicas[index].back_s, index
+        return soonest
     if rules.routing == ROUND_ROBIN:
         while state.replicas[totals.turn].routable == 0:
             totals.turn = (totals.turn + 1) % count
@@ -153,7 +197,7 @@ def route(state: State, slot: Records) -> int:
     return least
 
 
-@numba.njit(cache=True)
+@compiled
 def drop_late(state: State, index: int, now_s: float) -> None:
     """Take those out of a queue that waited too long."""
     replica = state.replicas[index]
@@ -172,7 +216,7 @@ def drop_late(state: State, index: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@numba.njit(cache=True)
+@compiled
 def try_again(state: State, row: int, now_s: float, outcome: int) -> None:
     """Send a request to a replica once more, or give it up with `outcome`."""
     slot = state.slots[row]
@@ -183,47 +227,62 @@ def try_again(state: State, row: int, now_s: float, outcome: int) -> None:
         arrive(state, row, now_s)
 
 
-@numba.njit(cache=True)
-def change(state: State, now_s: float) -> None:
-    """Take a replica down, whose requests begin anew elsewhere, or bring it back."""
-    index, back = state.life[state.totals[0].life]
-    state.totals[0].life += 1
-    replica = state.replicas[index]
-    tally(replica, now_s)
-    replica.up = replica.routable = back
-    if back == 1:
-        if replica.waiting > 0:
-            replica.end_s, replica.steps = now_s, 0
+@compiled
+def change(state: State, status: Statuses, change_s: Floats, now_s: float) -> None:
+    """Let replicas come and go: requests of those lost begin anew elsewhere."""
+    for index in range(len(status)):
+        replica = state.replicas[index]
+        tally(replica, now_s)
+        replica.routable = 1 if status[index] == UP else 0
+        replica.back_s = change_s[index] if status[index] in (STARTING, FAILED) else np.inf
+        if replica.up == 0 and status[index] == UP:
+            replica.up = 1
+            if replica.waiting > 0:
+                replica.end_s, replica.steps = now_s, 0
         schedule(state, index)
-        return
+    for index in range(len(status)):
+        replica = state.replicas[index]
+        stuck = replica.waiting > 0 and replica.back_s == np.inf
+        if status[index] not in (UP, DRAINING) and (replica.up == 1 or stuck):
+            lose(state, index, now_s)
+
+
+@compiled
+def lose(state: State, index: int, now_s: float) -> None:
+    """Take a replica down: its requests begin anew elsewhere."""
+    replica = state.replicas[index]
     if replica.end_s < np.inf and replica.steps > 0:
         stop_short(state, index, now_s)
-    replica.end_s = np.inf
-    running, waiting = replica.running, replica.waiting
+    replica.up, replica.steps, replica.end_s = 0, 0, np.inf
+    running, queued = replica.running, replica.waiting
     forget(state, index)
     schedule(state, index)
-    for place in range(running + waiting):
+    for place in range(running + queued):
         row = state.slots[index + state.rules[0].replicas if place < running else index].next
         unlink(state.slots, row)
         replica.waiting -= 0 if place < running else 1
         renew(state, state.slots[row])
-        try_again(state, row, now_s, FAILED)
+        try_again(state, row, now_s, LOST)
     schedule(state, index)
 
 
-@numba.njit(cache=True)
+@compiled
 def stop_short(state: State, index: int, now_s: float) -> None:
     """Count what a replica that dies did since the last event."""
     replica = state.replicas[index]
     replica.busy_s += now_s - replica.start_s
     replica.kv_area_s += replica.used * (now_s - replica.start_s)
     if replica.decodes == 1 and replica.readers == 0:
-        steps = walk(state, index, replica.steps, now_s - replica.start_s, 0)[0] - 1
-        state.batches[state.rules[0].beams * replica.decoding] += steps
-        walk(state, index, steps, np.inf, replica.decoding)
+        steps = walk(state, index, replica.steps, now_s - replica.start_s, 0)[0]
+        begun = grown(state, replica.step + 1)
+        replica.used += crossings(state, index, begun, grown(state, replica.step + steps))
+        replica.most_used = max(replica.most_used, replica.used)
+        state.batches[state.rules[0].beams * replica.decoding] += steps - 1
+        walk(state, index, steps - 1, np.inf, replica.decoding)
+        replica.step += steps - 1
 
 
-@numba.njit(cache=True)
+@compiled
 def forget(state: State, index: int) -> None:
     """Empty the memory of a replica."""
     replica, width = state.replicas[index], state.rules[0].prefixes + 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -26,23 +25,21 @@ from capacity.fleet.continuous_state import (
     State,
 )
 from capacity.fleet.flow import Flow
+from capacity.fleet.replicas import UP, Life, settle
 from capacity.phases.step_table import StepTable
 
 if TYPE_CHECKING:
-    from capacity.fleet.continuous import Engine, Failure, Policy
+    from capacity.fleet.continuous import Engine, Policy
 
 
-def state(
-    table: StepTable, engine: Engine, policy: Policy, replicas: int, prefix_tokens: Sequence[int],
-    failures: Sequence[Failure],
-) -> State:  # fmt: skip
+def state(table: StepTable, engine: Engine, policy: Policy, life: Life) -> State:
     """Return the state of idle replicas at time 0."""
-    life_s, life = changes(failures)
+    replicas, prefix_tokens = len(life.status), engine.prefix_tokens
     idle = np.full(replicas, np.inf)
     running = np.zeros(replicas, REPLICA)
-    for name in ("end_s", "deadline_s"):
+    for name in ("end_s", "deadline_s", "back_s"):
         running[name] = np.inf
-    running["partial"], running["up"], running["routable"] = -1, 1, 1
+    running["partial"], running["up"], running["routable"] = -1, life.status == UP, life.status == UP
     totals = np.zeros(1, TOTALS)
     totals["free"] = -1
     slots = np.zeros(2 * replicas, SLOT)
@@ -57,7 +54,7 @@ def state(
         floor_s=_extended(table.floor_s, engine.max_sequences), slots=slots, replicas=running,
         residues=np.zeros((replicas, engine.block_tokens), np.int64), due=np.full((replicas, 1024), -1, np.int64),
         prefixes=prefixes, prefix_tokens=np.asarray(prefix_tokens, np.int64), events=tree(idle),
-        loads=tree(np.zeros(replicas)), clients=tree(idle[:1]), life_s=life_s, life=life,
+        loads=tree(np.where(life.status == UP, 0.0, np.inf)), clients=tree(idle[:1]),
         gaps=np.zeros(GAP_BINS, np.int64), batches=np.zeros(engine.max_sequences + 1, np.int64), totals=totals,
     )  # fmt: skip
 
@@ -81,25 +78,6 @@ def _extended(values: Floats, last: int) -> Floats:
     return np.concatenate([values, values[-1] + slope * beyond])
 
 
-def changes(failures: Sequence[Failure]) -> tuple[Floats, Counts]:
-    """Return when replicas go down (0) or come back (1), and (replica, which) of each; overlaps count once."""
-    events: list[tuple[float, int, int]] = []
-    for replica, group in groupby(sorted(failures), key=lambda failure: failure[0]):
-        end_s = -np.inf
-        for _, down_s, up_s in group:
-            if not down_s < up_s:
-                raise CapacityError(f"replica {replica} goes down at {down_s:g} s but is up at {up_s:g} s")
-            if down_s <= end_s:
-                events.pop()
-            else:
-                events.append((down_s, replica, 0))
-            end_s = max(end_s, up_s)
-            events.append((end_s, replica, 1))
-    events = sorted(event for event in events if event[0] < np.inf)
-    life = np.array([(replica, back) for _, replica, back in events], np.int64).reshape(-1, 2)
-    return np.array([time_s for time_s, _, _ in events]), life
-
-
 def tree(keys: Floats) -> Floats:
     """Return a tree of minima over `keys`: node n is the lesser of 2n and 2n + 1, the leaves are its second half."""
     half = 1 << (len(keys) - 1).bit_length()
@@ -118,11 +96,6 @@ def rows(flow: Flow) -> Records:
     for item in fields(Flow):
         records[item.name] = getattr(flow, item.name)
     return records
-
-
-def inside(state: State) -> int:
-    """Return how many requests are inside."""
-    return int(state.replicas["running"].sum() + state.replicas["waiting"].sum())
 
 
 def more_slots(state: State) -> Records:
@@ -147,14 +120,15 @@ def ring(state: State, output_tokens: Counts) -> Counts:
     return due
 
 
-def statistics(state: State) -> Mapping[str, Any]:
+def statistics(state: State, life: Life) -> Mapping[str, Any]:
     """Return what the replicas did so far; `ContinuousStage.statistics` says what."""
     replicas, totals = state.replicas, state.totals[0]
-    sums = {name: replicas[f"{name}_area_s"].copy() for name in ("running", "waiting")}
-    most = {f"most_{name}": replicas[f"most_{name}"].copy() for name in ("running", "waiting")}
-    counted = ("preemptions", "prefix_hits", "cached_tokens", "prompt_tokens", "generated_tokens")
+    settle(life, max(float(replicas["tallied_s"].max()), float(life.now["settled_s"][0])))
+    counted = ("inside", "preemptions", "prefix_hits", "cached_tokens", "prompt_tokens", "generated_tokens")
+    sums = ("busy_s", "running_area_s", "waiting_area_s", "kv_area_s", "most_running", "most_waiting", "most_used")
     return {
-        "busy_s": replicas["busy_s"].copy(), **sums, **most, "kv_blocks": replicas["kv_area_s"].copy(),
-        "most_kv_blocks": replicas["most_used"].copy(), "steps": state.batches.copy(), "gaps": state.gaps.copy(),
-        "gap_s": FIRST_GAP_S * GAP_RATIO ** np.arange(1, GAP_BINS + 1), **{name: int(totals[name]) for name in counted},
+        **{name: int(totals[name]) for name in counted}, **{name: replicas[name].copy() for name in sums},
+        "steps": state.batches.copy(), "gaps": state.gaps.copy(),
+        "gap_s": FIRST_GAP_S * GAP_RATIO ** np.arange(1, GAP_BINS + 1), "replica_s": float(life.now["paid_s"][0]),
+        "up_s": float(life.now["up_s"][0]), "timeline": life.timeline[: int(life.now["points"][0])].copy(),
     }  # fmt: skip

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, TypeAlias
 
-import numba
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -35,7 +35,7 @@ have grown (whole, and on average); `left` of `length`: tokens to read; `remaini
 neighbors among those that finish at the same step; `shares`: its prefix's blocks are shared; `fresh`: it created them.
 """
 REPLICA = _layout(
-    "start_s end_s deadline_s attention_s contexts token_s tallied_s "
+    "start_s end_s deadline_s back_s attention_s contexts token_s tallied_s "
     "busy_s running_area_s waiting_area_s kv_area_s",
     "routable up step steps decoding decodes running waiting partial reader readers prompt_tokens used cached "
     "most_running most_waiting most_used",
@@ -47,10 +47,14 @@ RULES = _layout(
     "replicas prefixes kv_blocks block_tokens max_sequences max_batched_tokens chunked mixed beams verified_tokens "
     "prompts_cached routing imbalance queue_limit retries closed",
 )
-TOTALS = _layout("", "taken left free turn life preemptions prefix_hits cached_tokens prompt_tokens generated_tokens")
+TOTALS = _layout("", "taken left free turn inside preemptions prefix_hits cached_tokens prompt_tokens generated_tokens")
 
 FIRST_GAP_S, GAP_RATIO, GAP_BINS = 1e-6, 1.005, 4700
 """Bins of the histogram of gaps: the first one's lower edge [s], each 0.5 % wide, up to four hours."""
+
+
+compiled = njit(cache=True, _nrt=False)
+"""Compiled without counting references to arrays: nothing here makes any, and it would cost 4 of 5 µs a request."""
 
 
 class State(NamedTuple):
@@ -81,10 +85,6 @@ class State(NamedTuple):
     """Tree of requests at each replica; infinite where none may be sent."""
     clients: Floats
     """Tree of when each client of a closed loop sends its next request [s]."""
-    life_s: Floats
-    """When a replica goes down or comes back, ascending [s]."""
-    life: Counts
-    """(changes, 2): which replica, and whether it comes back."""
     gaps: Counts
     """Histogram of the time between tokens."""
     batches: Counts
@@ -92,7 +92,7 @@ class State(NamedTuple):
     totals: Records
 
 
-@numba.njit(cache=True)
+@compiled
 def put(tree: Floats, leaf: int, key: float) -> None:
     """Set the key of a leaf in a tree of minima."""
     node = leaf + len(tree) // 2
@@ -102,7 +102,7 @@ def put(tree: Floats, leaf: int, key: float) -> None:
         tree[node] = min(tree[2 * node], tree[2 * node + 1])
 
 
-@numba.njit(cache=True)
+@compiled
 def first(tree: Floats) -> int:
     """Return the leaf with the least key, the lowest such."""
     node, half = 1, len(tree) // 2
@@ -113,7 +113,7 @@ def first(tree: Floats) -> int:
     return node - half
 
 
-@numba.njit(cache=True)
+@compiled
 def link(rows: Records, before: int, row: int) -> None:
     """Put `row` into a circular list, in front of `before`."""
     last = rows[before].prev
@@ -122,7 +122,7 @@ def link(rows: Records, before: int, row: int) -> None:
     rows[before].prev = row
 
 
-@numba.njit(cache=True)
+@compiled
 def unlink(rows: Records, row: int) -> None:
     """Take `row` out of its circular list."""
     before, after = rows[row].prev, rows[row].next
@@ -130,13 +130,13 @@ def unlink(rows: Records, row: int) -> None:
     rows[after].prev = before
 
 
-@numba.njit(cache=True)
+@compiled
 def grown(state: State, step: int) -> int:
     """Return the tokens that every decoding sequence gains in the first `step` decode steps."""
     return int(step * state.rules[0].tokens_per_step)
 
 
-@numba.njit(cache=True)
+@compiled
 def crossings(state: State, replica: int, begin: int, end: int) -> int:
     """Return the blocks that decoding sequences take while each grows from `begin` to `end` of the replica's tokens."""
     block = state.rules[0].block_tokens
@@ -147,7 +147,7 @@ def crossings(state: State, replica: int, begin: int, end: int) -> int:
     return blocks
 
 
-@numba.njit(cache=True)
+@compiled
 def own_blocks(state: State, slot: Records, tokens: int) -> int:
     """Return the blocks that a request with `tokens` tokens a sequence holds beside those of its shared prefix.
 
@@ -159,7 +159,7 @@ def own_blocks(state: State, slot: Records, tokens: int) -> int:
     return blocks - slot.shares * (state.prefix_tokens[slot.prefix] // rules.block_tokens)
 
 
-@numba.njit(cache=True)
+@compiled
 def evict(state: State, index: int, room: int) -> None:
     """Forget prefixes that no request uses, the longest unused first, until `room` blocks hold all."""
     replica, width = state.replicas[index], state.rules[0].prefixes + 1
@@ -171,7 +171,7 @@ def evict(state: State, index: int, room: int) -> None:
         replica.cached -= state.prefix_tokens[oldest - index * width] // state.rules[0].block_tokens
 
 
-@numba.njit(cache=True)
+@compiled
 def hold(state: State, index: int, slot: Records, most_tokens: int) -> bool:
     """Give a request its blocks and say what is left to read, if blocks and `most_tokens` new tokens suffice."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -208,7 +208,7 @@ def hold(state: State, index: int, slot: Records, most_tokens: int) -> bool:
     return True
 
 
-@numba.njit(cache=True)
+@compiled
 def let_go(state: State, index: int, slot: Records, tokens: int) -> None:
     """Free the blocks of a request with `tokens` tokens a sequence; a prefix that was read through stays resident."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -229,14 +229,14 @@ def let_go(state: State, index: int, slot: Records, tokens: int) -> None:
         replica.cached += shared
 
 
-@numba.njit(cache=True)
+@compiled
 def line_value(row: Floats, position: float) -> float:
     """Return the value of a row of a table between its grid points; beyond the last one straight on."""
     left = min(int(position), len(row) - 2)
     return row[left] + (row[left + 1] - row[left]) * (position - left)
 
 
-@numba.njit(cache=True)
+@compiled
 def grid_value(table: Floats, row: float, column: float) -> float:
     """Return the value of a table between its grid points; beyond the last ones straight on."""
     above = min(int(row), table.shape[0] - 2)
@@ -244,16 +244,16 @@ def grid_value(table: Floats, row: float, column: float) -> float:
     return top + (line_value(table[above + 1], column) - top) * (row - above)
 
 
-@numba.njit(cache=True)
+@compiled
 def note_gap(state: State, gap_s: float, count: int) -> None:
     """Count `count` gaps of `gap_s` between tokens [s]."""
     place = int(math.log(max(gap_s, FIRST_GAP_S) / FIRST_GAP_S) / math.log(GAP_RATIO))
     state.gaps[min(place, GAP_BINS - 1)] += count
 
 
-@numba.njit(cache=True)
+@compiled
 def walk(state: State, index: int, steps: int, limit_s: float, streams: int) -> tuple[int, float, float]:
-    """Return how many of `steps` decode steps begin within `limit_s`, their time, and the last one's [s].
+    """Return how many of `steps` decode steps, at least 1, begin within `limit_s`, their time, and the last one's [s].
 
     Only contexts grow from step to step: within a cell of the table, and on one side of the floor, times are an
     arithmetic series. Each step is noted as the gap of `streams` streams.
@@ -264,7 +264,7 @@ def walk(state: State, index: int, steps: int, limit_s: float, streams: int) -> 
     linear_s = state.linear_s[sequences * rules.verified_tokens]
     mean, pace = replica.contexts / sequences / rules.context_step, rules.tokens_per_step / rules.context_step
     done, elapsed_s, last_s = 0, 0.0, 0.0
-    while done < steps and elapsed_s < limit_s:
+    while done < steps and (done == 0 or elapsed_s < limit_s):
         position = mean + pace * (replica.step + done + 1)
         cell, count = min(int(position), len(row) - 2), steps - done
         if cell < len(row) - 2:
@@ -285,13 +285,13 @@ def walk(state: State, index: int, steps: int, limit_s: float, streams: int) -> 
     return done, elapsed_s, last_s
 
 
-@numba.njit(cache=True)
+@compiled
 def series(first_s: float, rise_s: float, count: int) -> float:
     """Return the sum of `count` terms of an arithmetic series [s]."""
     return count * first_s + rise_s * (count * (count - 1) / 2)
 
 
-@numba.njit(cache=True)
+@compiled
 def reached(first_s: float, rise_s: float, count: int, limit_s: float) -> int:
     """Return the least number of terms, at most `count`, whose sum is at least `limit_s`."""
     if series(first_s, rise_s, count) <= limit_s:
@@ -306,7 +306,7 @@ def reached(first_s: float, rise_s: float, count: int, limit_s: float) -> int:
     return high
 
 
-@numba.njit(cache=True)
+@compiled
 def note_gaps(state: State, first_s: float, rise_s: float, count: int, streams: int) -> None:
     """Count the gaps of `count` steps whose times are an arithmetic series."""
     if abs(rise_s) * count < 1e-4 * first_s:  # far less than the width of a bin

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
 from capacity.fleet.continuous_state import (
     Records,
     State,
+    compiled,
     crossings,
     evict,
-    first,
     grid_value,
     grown,
     hold,
@@ -24,12 +23,12 @@ from capacity.fleet.continuous_state import (
     unlink,
     walk,
 )
+from capacity.fleet.flow import Outcome
 
-SERVED = 0
-"""Of `flow.Outcome`, as a number that numba takes for a constant."""
+SERVED = int(Outcome.SERVED)
 
 
-@numba.njit(cache=True)
+@compiled
 def begin(state: State, index: int, now_s: float) -> None:
     """Form the next step: decoding sequences first, then prompts; or as many decode steps as nothing interrupts."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -56,7 +55,7 @@ def begin(state: State, index: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@numba.njit(cache=True)
+@compiled
 def ahead(state: State, index: int) -> int:
     """Return how many decode steps go by before a request finishes or the free blocks run out."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -76,7 +75,7 @@ def ahead(state: State, index: int) -> int:
         token, fitting = after, fitting + 1
 
 
-@numba.njit(cache=True)
+@compiled
 def grow(state: State, index: int) -> bool:
     """Give decoding sequences the blocks of their next tokens; return whether nobody had to be preempted for it."""
     rules, replica, calm = state.rules[0], state.replicas[index], True
@@ -92,7 +91,7 @@ def grow(state: State, index: int) -> bool:
     return calm
 
 
-@numba.njit(cache=True)
+@compiled
 def preempt(state: State, index: int) -> None:
     """Send the request admitted last back to the front of the queue, to be read again with what it wrote."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -120,7 +119,7 @@ def preempt(state: State, index: int) -> None:
     state.totals[0].preemptions += 1
 
 
-@numba.njit(cache=True)
+@compiled
 def read(state: State, index: int, budget: int, admit: bool) -> None:
     """Choose the prompt tokens of a step: the rest of a prompt begun, then, if `admit`, prompts from the queue."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -138,7 +137,7 @@ def read(state: State, index: int, budget: int, admit: bool) -> None:
         budget = read_chunk(state, index, row, budget)
 
 
-@numba.njit(cache=True)
+@compiled
 def read_chunk(state: State, index: int, row: int, budget: int) -> int:
     """Read what fits of a prompt; return the tokens that are left of the budget."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -154,7 +153,7 @@ def read_chunk(state: State, index: int, row: int, budget: int) -> int:
     return budget - tokens
 
 
-@numba.njit(cache=True)
+@compiled
 def mixed_step_s(state: State, index: int) -> float:
     """Return the time of a step that reads prompt tokens [s]."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -167,7 +166,7 @@ def mixed_step_s(state: State, index: int) -> float:
     return max(device_s, state.floor_s[sequences]) + state.host_s[sequences] + rules.prompt_s
 
 
-@numba.njit(cache=True)
+@compiled
 def end(state: State, index: int, now_s: float) -> None:
     """Finish the steps that end now: tokens come out, prompts are read, requests leave."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -198,7 +197,7 @@ def end(state: State, index: int, now_s: float) -> None:
         replica.token_s = now_s
 
 
-@numba.njit(cache=True)
+@compiled
 def advance(state: State, index: int, steps: int, now_s: float) -> float:
     """Let every decoding sequence take `steps` steps, the last of which ends now; return that one's time [s]."""
     replica = state.replicas[index]
@@ -219,7 +218,7 @@ def advance(state: State, index: int, steps: int, now_s: float) -> float:
     return last_s
 
 
-@numba.njit(cache=True)
+@compiled
 def start_decoding(state: State, index: int, row: int, now_s: float, seen_s: float) -> None:
     """Let a request whose prompt is read write its tokens, the first of which is out."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -246,7 +245,7 @@ def start_decoding(state: State, index: int, row: int, now_s: float, seen_s: flo
     state.due[index, place] = row
 
 
-@numba.njit(cache=True)
+@compiled
 def stop_decoding(state: State, index: int, row: int) -> None:
     """Take a request out of those that decode."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -255,7 +254,7 @@ def stop_decoding(state: State, index: int, row: int) -> None:
     replica.contexts = replica.contexts - slot.context * rules.beams if replica.decoding > 0 else 0.0
 
 
-@numba.njit(cache=True)
+@compiled
 def remove_due(state: State, index: int, row: int) -> None:
     """Take a request out of those that finish at the same step."""
     slot = state.slots[row]
@@ -267,7 +266,7 @@ def remove_due(state: State, index: int, row: int) -> None:
         state.due[index, slot.remaining % state.due.shape[1]] = slot.due_next
 
 
-@numba.njit(cache=True)
+@compiled
 def finish(state: State, index: int, row: int, tokens: int, seen_s: float) -> None:
     """Hand out a request that has all its tokens."""
     replica = state.replicas[index]
@@ -277,12 +276,13 @@ def finish(state: State, index: int, row: int, tokens: int, seen_s: float) -> No
     leave(state, row, seen_s, SERVED)
 
 
-@numba.njit(cache=True)
+@compiled
 def leave(state: State, row: int, time_s: float, outcome: int) -> None:
     """Hand a request out and free its row."""
     totals, slot = state.totals[0], state.slots[row]
     result = state.outgoing[totals.left]
     totals.left += 1
+    totals.inside -= 1
     result.request, result.arrival_s, result.time_s, result.prefix = slot.request, slot.arrival_s, time_s, slot.prefix
     result.input_tokens, result.output_tokens = slot.input_tokens, slot.output_tokens
     result.outcome, result.first_s = outcome, slot.first_s
@@ -294,7 +294,7 @@ def leave(state: State, row: int, time_s: float, outcome: int) -> None:
     totals.free = row
 
 
-@numba.njit(cache=True)
+@compiled
 def schedule(state: State, index: int) -> None:
     """Tell the trees when a replica acts next and how loaded it is."""
     replica = state.replicas[index]
@@ -309,7 +309,7 @@ def schedule(state: State, index: int) -> None:
     put(state.loads, index, float(replica.waiting + replica.running) if replica.routable == 1 else np.inf)
 
 
-@numba.njit(cache=True)
+@compiled
 def tally(replica: Records, now_s: float) -> None:
     """Add what ran and waited since the last change to its time-weighted sums."""
     replica.running_area_s += replica.running * (now_s - replica.tallied_s)
@@ -317,7 +317,7 @@ def tally(replica: Records, now_s: float) -> None:
     replica.tallied_s = now_s
 
 
-@numba.njit(cache=True)
+@compiled
 def cut(state: State, index: int, now_s: float) -> None:
     """End a row of decode steps with the one that goes on now: the next may admit someone."""
     replica = state.replicas[index]

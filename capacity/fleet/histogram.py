@@ -8,6 +8,7 @@ of a timeline; batch means tell the Monte-Carlo error (Law 2015, Simulation Mode
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -62,22 +63,30 @@ class Histogram:
         _add(self.counts, self.sums_s, self.extremes_s, np.ascontiguousarray(values_s), group)
 
     @property
+    def sizes(self) -> Counts:
+        """Number of values of each group."""
+        return np.asarray(self._used()[0].sum(axis=1))
+
+    @property
     def count(self) -> int:
         """Number of values."""
-        return int(self.counts.sum())
+        return int(self.sizes.sum())
 
     @property
     def mean_s(self) -> float:
         """Mean of all values, exact; NaN if there is none [s]."""
         return float(self.sums_s.sum()) / self.count if self.count else math.nan
 
-    @property
-    def edges_s(self) -> Times:
-        """(bins + 1,) where bins begin and end; the outer two at the least and greatest value [s]."""
+    def _used(self) -> tuple[Counts, Times]:
+        """Return (groups, used) the counts of the bins between the extremes, and (used + 1,) their edges [s]."""
         first = (LOW + 1023) << self.part_bits
-        inner = (first + np.arange(self.counts.shape[1] - 1)) << (MANTISSA - self.part_bits)
-        outer = np.clip(self.extremes_s, [-math.inf, 2.0 ** (LOW + OCTAVES)], [2.0**LOW, math.inf])
-        return np.concatenate([outer[:1], inner.view(np.float64), outer[1:]])
+        bits = (first + np.arange(self.counts.shape[1] - 1)) << (MANTISSA - self.part_bits)
+        inner = bits.view(np.float64)
+        least, most = np.searchsorted(inner, self.extremes_s, side="right")
+        if most < least:
+            return self.counts[:, :0], np.zeros(1)
+        edges = np.concatenate([self.extremes_s[:1], inner[least:most], self.extremes_s[1:]])
+        return self.counts[:, least : most + 1], edges
 
     def quantile(self, share: float) -> float:
         """Return the value that `share` of the values do not exceed, interpolated within its bin; NaN if none [s].
@@ -89,36 +98,30 @@ class Histogram:
         >>> abs(histogram.quantile(0.5) / 50 - 1) < 0.002
         True
         """
-        return float(self._quantiles(self.counts.sum(axis=0)[None], share)[0])
+        counts, edges = self._used()
+        return float(_quantiles(counts.sum(axis=0)[None], edges, (share,))[0, 0])
 
-    def quantiles(self, share: float) -> Times:
-        """Return the quantile of each group, NaN where it is empty [s]."""
-        return self._quantiles(self.counts, share)
-
-    def _quantiles(self, counts: Counts, share: float) -> Times:
-        edges = self.edges_s
-        found = np.full(len(counts), math.nan)
-        for row in np.flatnonzero(counts.any(axis=1)):
-            reached = np.cumsum(counts[row])
-            wanted = share * reached[-1]
-            cell = int(np.searchsorted(reached, max(wanted, 1e-9)))
-            inside = counts[row, cell]
-            part = (wanted - reached[cell] + inside) / inside
-            found[row] = edges[cell] + part * (edges[cell + 1] - edges[cell])
-        return np.asarray(np.clip(found, *self.extremes_s))
+    def quantiles(self, shares: Sequence[float]) -> Times:
+        """Return (groups, shares) the quantiles of each group, NaN where it is empty [s]."""
+        return _quantiles(*self._used(), shares)
 
     def above(self, threshold_s: float) -> float:
         """Return the share of values above a threshold [s]."""
-        counts, edges = self.counts.sum(axis=0), self.edges_s
-        if threshold_s < edges[0] or not self.count:
-            return 1.0 if self.count else math.nan
-        reached = np.concatenate([[0], np.cumsum(counts)])
-        return 1 - float(np.interp(threshold_s, edges, reached)) / self.count
+        counts, edges = self._used()
+        reached = np.concatenate([[0], np.cumsum(counts.sum(axis=0))])
+        return 1 - float(np.interp(threshold_s, edges, reached)) / reached[-1] if reached[-1] else math.nan
+
+    @property
+    def spreads_s(self) -> Times:
+        """Standard deviation of the values of each group, NaN where it is empty; exact within the bins [s]."""
+        counts, edges = self._used()
+        squares = counts @ ((edges[1:] + edges[:-1]) / 2) ** 2 / np.maximum(self.sizes, 1)
+        return np.sqrt(np.maximum(squares - self.means_s**2, 0))
 
     @property
     def means_s(self) -> Times:
         """Mean of each group, NaN where it is empty [s]."""
-        sizes = self.counts.sum(axis=1)
+        sizes = self.sizes
         means: Times = np.divide(self.sums_s, sizes, out=np.full(len(sizes), math.nan), where=sizes > 0)
         return means
 
@@ -129,7 +132,7 @@ class Histogram:
 
     def quantile_error(self, share: float) -> float:
         """Return the standard error of a quantile by those of the groups [s]."""
-        return standard_error(self.quantiles(share))
+        return standard_error(self.quantiles((share,))[:, 0])
 
     def merged(self, other: Histogram) -> Histogram:
         """Return the values of both, group by group."""
@@ -140,12 +143,31 @@ class Histogram:
         )
         return Histogram(self.counts + other.counts, self.sums_s + other.sums_s, extremes, self.part_bits)
 
+    def grouped(self, rows: Counts) -> Histogram:
+        """Return a histogram whose groups are those of each of `rows` (new groups, old groups) together."""
+        return Histogram(
+            self.counts[rows].sum(axis=1), self.sums_s[rows].sum(axis=1), self.extremes_s.copy(), self.part_bits
+        )
+
     def halve(self) -> None:
         """Put every two neighboring groups into one; the second half is empty then."""
         for column in (self.counts, self.sums_s):
             half = len(column) // 2
             column[:half] = column[0::2] + column[1::2]
             column[half:] = 0
+
+
+def _quantiles(counts: Counts, edges_s: Times, shares: Sequence[float]) -> Times:
+    """Return (rows, shares) the quantiles of each row of `counts`, NaN where it is empty [s]."""
+    reached = np.cumsum(counts, axis=1)
+    found = np.full((len(counts), len(shares)), math.nan)
+    for row in np.flatnonzero(counts.any(axis=1)):
+        wanted = np.asarray(shares) * reached[row, -1]
+        cell = np.searchsorted(reached[row], np.maximum(wanted, 1e-9))
+        inside = counts[row, cell]
+        part = (wanted - reached[row, cell] + inside) / inside
+        found[row] = edges_s[cell] + part * (edges_s[cell + 1] - edges_s[cell])
+    return found
 
 
 def standard_error(batches: NDArray[np.float64]) -> float:

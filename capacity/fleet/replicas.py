@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, log
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -25,7 +25,7 @@ TIMELINE = 2048
 """Most points of a timeline; it is thinned by half when they are used up."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 Records = Any
-"""A structured array: kernels, whose compile time grows with every array they are given, read its fields as attributes."""
+"""A structured array: kernels, whose compile time grows with every array they get, read its fields as attributes."""
 OUTAGE = np.dtype([("replica", np.int64), ("down_s", np.float64), ("up_s", np.float64)])
 STEP = np.dtype([("time_s", np.float64), ("replicas", np.int64)])
 LOOK = np.dtype([
@@ -33,15 +33,23 @@ LOOK = np.dtype([
     ("fewer", np.int64), ("busy_s", np.float64), ("seen_up_s", np.float64), ("settled_s", np.float64),
     ("paid_s", np.float64), ("up_s", np.float64), ("points", np.int64), ("apart_s", np.float64),
 ])  # fmt: skip
-"""The autoscaler's next look [s]; outages and schedule steps behind us; since when fewer replicas are asked for, and how
+"""The autoscaler's next look [s]; outages and schedule steps behind us; since when fewer replicas are asked for, how
 many at most; busy time and replica-seconds up at the last look; until when accounts are settled, replica-seconds that
 exist in whatever state, and up; points of the timeline and the least time between two [s]."""
 
 
-def compiled(function: Function) -> Function:
-    """Return the function compiled by numba and kept on disk, still typed for mypy."""
-    quick: Any = njit(cache=True)(function)
-    return cast("Function", quick)
+class Compile(Protocol):
+    """A decorator that compiles by numba and keeps the type for mypy."""
+
+    def __call__(self, function: Function, /) -> Function:
+        """Return the compiled function."""
+
+
+_OPTIONS: dict[str, Any] = {"cache": True, "_nrt": False}
+"""Kernels allocate nothing; counting references to a stage's arrays at every call takes 15 times the work itself."""
+compiled = cast("Compile", njit(**_OPTIONS))
+inlined = cast("Compile", njit(**_OPTIONS, forceinline=True))
+"""Into each caller: passing the arrays of a whole stage takes three times as long as a small function's work."""
 
 
 def mixed(key: np.uint64, counter: Any) -> Any:  # noqa: ANN401  (a number in kernels, an array outside)
@@ -217,11 +225,10 @@ class Life(NamedTuple):
 def born(replicas: Replicas, key: np.uint64) -> Life:
     """Return the replicas at time 0: those of `replicas.count` up and warm."""
     scaling, failures = replicas.scaling, replicas.failures
+    asks = scaling or Autoscaling(kind="schedule", maximum=replicas.count)
     rules = Rules(
-        NEVER, 1.0, inf, 0.0, 1, replicas.count, 0.0, failures.mean_between_s, failures.mean_repair_s, key
-    ) if scaling is None else Rules(
-        KINDS[scaling.kind], scaling.target, scaling.interval_s, scaling.cold_start_s, scaling.minimum, scaling.maximum,
-        scaling.scale_down_delay_s, failures.mean_between_s, failures.mean_repair_s, key,
+        KINDS[scaling.kind] if scaling else NEVER, asks.target, asks.interval_s, asks.cold_start_s, asks.minimum,
+        asks.maximum, asks.scale_down_delay_s, failures.mean_between_s, failures.mean_repair_s, key,
     )  # fmt: skip
     steps = scaling.schedule if scaling and scaling.kind == "schedule" else ()
     first_s = steps[0][0] if steps else rules.interval_s if rules.kind in {UTILIZATION, QUEUE} else inf
@@ -349,7 +356,7 @@ def _wanted(life: Life, busy_s: float, waiting: int) -> int:
         up_s = now.up_s - now.seen_up_s
         busy = (busy_s - now.busy_s) / up_s * count(life, UP) if up_s > 0 else 0.0
         need = busy / rules.target if rules.kind == UTILIZATION else max(waiting / rules.target, busy)
-        wanted = int(ceil(need - 1e-9))
+        wanted = ceil(need - 1e-9)
         now.busy_s, now.seen_up_s = busy_s, now.up_s
         now.look_s += rules.interval_s
     return int(min(max(wanted, rules.minimum), rules.maximum))

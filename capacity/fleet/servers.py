@@ -6,23 +6,69 @@ with the same result. Events at the very end of a cut wait for the next one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from math import inf, isfinite, log1p, sqrt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, log1p, sqrt
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from capacity.errors import CapacityError
 from capacity.fleet.batching import (
-    BUSY, BUSY_S, EXPONENTIAL, FIXED, LOGNORMAL, TABLE, DUE, ENDS, FREE, INSIDE, INSIDE_S, LOST, OUT, QUEUED, SHED, TIMED_OUT, WAITING, WAITING_S, Columns, Rules, State, Work,
-    copy, enter, finish, forget, leave, pop, push, replica_of, retry, route, serve, slot_of, spend, station_of, withdraw,
+    END,
+    EXPONENTIAL,
+    FIXED,
+    LANE,
+    LOGNORMAL,
+    LOST,
+    NOW,
+    PART,
+    ROW,
+    SHED,
+    SLOT,
+    STATION,
+    TABLE,
+    TIMED_OUT,
+    Rules,
+    State,
+    enter,
+    finish,
+    forget,
+    leave,
+    pop,
+    push,
+    replica_of,
+    retry,
+    route,
+    serve,
+    slot_of,
+    spend,
+    station_of,
+    withdraw,
 )  # fmt: skip
-from capacity.fleet.flow import Flow, Outcome, joined
-from capacity.fleet.replicas import DRAINING, UP, Replicas, apply, born, compiled, key_of, mixed, release, settle
+from capacity.fleet.flow import Counts, Flow, Outcome, Times, joined
+from capacity.fleet.replicas import (
+    DRAINING,
+    FAILED,
+    UP,
+    Records,
+    Replicas,
+    apply,
+    born,
+    compiled,
+    count,
+    inlined,
+    key_of,
+    mixed,
+    release,
+    settle,
+)  # fmt: skip
 
 Routing = Literal["shared", "round-robin", "least-loaded"]
+QUEUED = 4096
+"""Queue lengths counted one by one."""
+Tables = tuple[Rules, Times, Counts, Times]
 SPREADS = {"fixed": FIXED, "lognormal": LOGNORMAL, "exponential": EXPONENTIAL}
 
 
@@ -71,10 +117,10 @@ class Servers:
         Of one replica (and shard).
     mean_s
         Mean service time [s].
-    spread
+    spread, variation
         Its distribution; "lognormal" has standard deviation ÷ mean `variation`.
     quantiles_s
-        Equally likely service times from the 0 to the 1 quantile [s], straight lines between; they replace all of that.
+        Instead: equally likely service times from the least to the longest [s], straight lines between.
     shards
         Each request goes to all of them, each with its own queue and servers, and is done when the slowest is.
     """
@@ -86,6 +132,18 @@ class Servers:
     quantiles_s: ArrayLike = ()
     shards: int = 1
 
+    def of(self, rules: Rules) -> Tables:
+        """Return the rules of such a stage, the time of a batch, bucket edges and factors of the time."""
+        table = np.size(self.quantiles_s) > 0
+        if min(self.servers, self.shards) < 1 or self.mean_s < 0 or np.size(self.quantiles_s) == 1:
+            raise CapacityError("servers: at least 1 server and shard, times of at least 0, no or several quantiles")
+        rules = rules._replace(
+            shards=self.shards, lanes=self.servers, spread=TABLE if table else SPREADS[self.spread],
+            sigma=sqrt(log1p(self.variation**2)),
+        )  # fmt: skip
+        times_s = np.array([[0.0, 1.0 if table else self.mean_s]])
+        return rules, times_s, np.zeros(0, np.int64), np.array(self.quantiles_s, np.float64)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
@@ -96,178 +154,200 @@ class Batching:
     max_batch, max_wait_s
         Most texts of a batch; longest wait of the oldest before a smaller batch leaves [s].
     batch_s
-        Time of a batch of 0, 1, … `max_batch` texts [s]; (lanes, max_batch + 1) where a replica is cut in lanes (MIG
-        slices, shared devices) that work side by side.
-    token_s, token_step
-        Instead: time of a batch of 0, `token_step`, 2·`token_step`, … tokens [s], straight lines between and beyond.
+        Time of a batch of 0, 1, … `max_batch` texts [s]. Rows, where a replica is cut in lanes that differ.
+    token_step
+        Where positive, `batch_s` goes by tokens in steps of so many instead, straight lines between and beyond.
     padded
         Whether every text counts as long as the longest of its batch.
     edges
         Most tokens of a text in each length bucket but the last; a batch holds texts of one bucket.
     sequences
-        Texts of a request, each `Flow.input_tokens` long: the candidates of a cross-encoder. It is done when its last
-        text is.
+        Texts of a request, each `Flow.input_tokens` long (the candidates of a cross-encoder); it is done when all are.
     lanes
-        Of one replica.
+        Batches at once on one replica: MIG slices, shared devices.
     variation
         Standard deviation ÷ mean of the time of equal batches, log-normal.
     """
 
     max_batch: int
     max_wait_s: float = 0.0
-    batch_s: ArrayLike = ()
-    token_s: ArrayLike = ()
-    token_step: float = 1.0
+    batch_s: ArrayLike
+    token_step: float = 0.0
     padded: bool = False
     edges: tuple[int, ...] = ()
     sequences: int = 1
     lanes: int = 1
     variation: float = 0.0
 
+    def of(self, rules: Rules) -> Tables:
+        """Return the rules of such a stage, the time of a batch, bucket edges and factors of the time."""
+        times_s = np.array(self.batch_s, np.float64, ndmin=2)
+        if min(self.max_batch, self.sequences, self.lanes) < 1 or not 0 <= self.max_wait_s < inf:
+            raise CapacityError("batching: at least 1 text, sequence and lane; the longest wait is finite")
+        if times_s.shape[0] not in {1, self.lanes} or not (self.token_step or times_s.shape[1] > self.max_batch):
+            raise CapacityError(f"batching: times of 0 to {self.max_batch} texts are needed, for all lanes or for each")
+        rules = rules._replace(
+            lanes=self.lanes, buckets=len(self.edges) + 1, sequences=self.sequences, max_batch=self.max_batch,
+            max_wait_s=float(self.max_wait_s), padded=self.padded, token_step=float(self.token_step),
+            spread=LOGNORMAL if self.variation else FIXED, sigma=sqrt(log1p(self.variation**2)),
+        )  # fmt: skip
+        return rules, times_s, np.array(sorted(self.edges), np.int64), np.zeros(0)
+
 
 @compiled
-def _end(state: State, rules: Rules, now_s: float) -> None:
-    """End the batch that is due and give its lane the next."""
-    lane = pop(state)
-    replica, station = replica_of(rules, lane), station_of(rules, lane)
-    finish(state, rules, lane, now_s, True)
-    if state.life.status[replica] == UP:
-        state.idle[station, state.idling[station]] = lane
-        state.idling[station] += 1
-        serve(state, rules, station, now_s)
-    else:
-        _let_go(state, rules, replica, now_s)
+def _free_lanes(state: State, rules: Rules) -> None:
+    """Count the free lanes of replicas that are up, and the ends of batches of those that work."""
+    now, ends, life, kept = state.now[0], state.ends, state.life, 0
+    for place in range(now.ends):
+        status = life.status[replica_of(rules, ends[place].lane)]
+        if status in (UP, DRAINING):
+            push(ends, kept, ends[place].time_s, ends[place].lane)
+            kept += 1
+    now.ends = kept
+    for station in range(len(state.stations)):
+        state.stations[station].idle = 0
+    for lane in range(len(state.lanes) - 1, -1, -1):
+        if life.status[replica_of(rules, lane)] == UP and not state.lanes[lane].busy:
+            station = station_of(rules, lane)
+            state.idle[station, state.stations[station].idle] = lane
+            state.stations[station].idle += 1
 
 
 @compiled
 def _let_go(state: State, rules: Rules, replica: int, now_s: float) -> None:
     """Release a draining replica that works on nothing."""
     lanes = rules.lanes * rules.shards
-    if state.life.status[replica] == DRAINING and not state.busy[replica * lanes : (replica + 1) * lanes].any():
+    busy = state.life.status[replica] != DRAINING
+    for lane in range(replica * lanes, (replica + 1) * lanes):
+        busy = busy or state.lanes[lane].busy
+    if not busy:
         release(state.life, replica, now_s)
+
+
+@inlined
+def _end(state: State, rules: Rules, now_s: float) -> int:
+    """End the batch that is due and return the station."""
+    lane = pop(state.ends, state.now[0].ends)
+    state.now[0].ends -= 1
+    replica, station = replica_of(rules, lane), station_of(rules, lane)
+    finish(state, rules, lane, now_s, True)
+    if state.life.status[replica] == UP:
+        state.idle[station, state.stations[station].idle] = lane
+        state.stations[station].idle += 1
+    else:
+        _let_go(state, rules, replica, now_s)
+    return station
 
 
 @compiled
 def _change(state: State, rules: Rules, now_s: float) -> None:
     """Let replicas change; lost work is tried again, waiting work leaves queues that nobody serves."""
-    life = state.life
-    busy_s = state.area[BUSY_S] / (rules.lanes * rules.shards)
-    apply(life, now_s, busy_s, state.count[WAITING])
-    state.count[ENDS], kept_s, kept = 0, state.end_s[: state.count[ENDS]].copy(), state.end_lane.copy()
-    for place in range(len(kept_s)):
-        status = life.status[replica_of(rules, kept[place])]
-        if status == UP or status == DRAINING:
-            push(state, kept_s[place], kept[place])
-    free_lanes(state, rules)
-    for lane in range(len(state.busy)):
-        status = life.status[replica_of(rules, lane)]
-        if state.busy[lane] and status != UP and status != DRAINING:
+    status = state.life.status
+    apply(state.life, now_s, state.now[0].busy_s / (rules.lanes * rules.shards), state.now[0].waiting)
+    _free_lanes(state, rules)
+    for lane in range(len(state.lanes)):
+        if state.lanes[lane].busy and status[replica_of(rules, lane)] not in (UP, DRAINING):
             finish(state, rules, lane, now_s, False)
-    for station in range(len(state.parts)):
-        if not rules.shared:
-            _clear(state, rules, station, now_s)
-        serve(state, rules, station, now_s)
-    for replica in range(len(life.status)):
+    for replica in range(len(status)):
         _let_go(state, rules, replica, now_s)
+    if not rules.shared:
+        for queue in range(len(state.waiting)):
+            _clear(state, rules, queue, now_s)
 
 
 @compiled
-def free_lanes(state: State, rules: Rules) -> None:
-    """Count the free lanes of replicas that are up."""
-    state.idling[:] = 0
-    for lane in range(len(state.busy) - 1, -1, -1):
-        if state.life.status[replica_of(rules, lane)] == UP and not state.busy[lane]:
-            station = station_of(rules, lane)
-            state.idle[station, state.idling[station]] = lane
-            state.idling[station] += 1
-
-
-@compiled
-def _clear(state: State, rules: Rules, station: int, now_s: float) -> None:
+def _clear(state: State, rules: Rules, queue: int, now_s: float) -> None:
     """Move what waits for a replica that takes no new work; losing it counts as a try, its draining does not."""
-    status, replica = state.life.status, station // rules.shards
+    status, replica = state.life.status, queue // rules.buckets // rules.shards
     nowhere = replica == len(status)
-    if (status[replica] == UP) if not nowhere else not (status == UP).any():
+    if count(state.life, UP) == 0 if nowhere else status[replica] == UP:
         return
-    for queue in range(station * rules.buckets, (station + 1) * rules.buckets):
-        while state.waiting[queue] > 0:
-            part = state.line[queue, 1]
-            slot = slot_of(state, rules, part)
-            withdraw(state, rules, part)
-            if nowhere or status[replica] == DRAINING:
-                serve(state, rules, enter(state, rules, route(state, rules), part, now_s), now_s)
-            else:
-                retry(state, rules, part, LOST, now_s)
-            forget(state, slot)
-
-
-@compiled
-def _admit(state: State, rules: Rules, flow: Columns, row: int, now_s: float) -> None:
-    """Take a request in, or shed it."""
-    state.count[FREE] -= 1
-    state.count[INSIDE] += 1
-    slot = state.free[state.count[FREE]]
-    copy(flow, row, state.held, slot)
-    state.left[slot], state.ties[slot] = rules.shards * rules.sequences, 0
-    state.tries[slot], state.tried_s[slot], state.bucket[slot] = 0, -1.0, 0
-    while state.bucket[slot] < rules.buckets - 1 and flow.input_tokens[row] > state.work.edges[state.bucket[slot]]:
-        state.bucket[slot] += 1
-    replica, first = route(state, rules), len(state.waiting) + 1 + slot * rules.shards
-    for station in range(replica * rules.shards, (replica + 1) * rules.shards):
-        if state.parts[station] >= rules.queue_limit and state.idling[station] == 0:
-            leave(state, rules, slot, SHED, now_s)
-            forget(state, slot)
-            return
-    for part in range(first, first + rules.shards):
-        state.texts[part] = rules.sequences
-        station = enter(state, rules, replica, part, now_s)
-        if state.idling[station] > 0 and state.waiting[state.queue[part]] >= rules.max_batch:
-            serve(state, rules, station, now_s)
-
-
-@compiled
-def run(state: State, rules: Rules, flow: Columns, until_s: float) -> int:
-    """Simulate to `until_s`, that moment left out, and return how many rows of `flow` have arrived.
-
-    Those that left are in the first `state.count[OUT]` rows of `state.out`. Without an end it stops when all have left.
-    """
-    row, rows, end = 0, len(flow.time_s), len(state.waiting)
-    while True:
-        end_s = state.end_s[0] if state.count[ENDS] else inf
-        due_s = state.entered_s[state.count[DUE]] + rules.max_wait_s if state.count[DUE] != end else inf
-        late_s = state.entered_s[state.age[end, 1]] + rules.timeout_s if state.age[end, 1] != end else inf
-        event_s = min(min(end_s, state.life.next_s[0]), min(due_s, late_s))
-        if row < rows and flow.time_s[row] <= event_s:
-            if flow.time_s[row] >= until_s:
-                return row
-            spend(state, flow.time_s[row])
-            _admit(state, rules, flow, row, flow.time_s[row])
-            row += 1
-            continue
-        if event_s >= until_s or (until_s == inf and row == rows and state.count[INSIDE] + state.count[ENDS] == 0):
-            return row
-        spend(state, event_s)
-        if end_s == event_s:
-            _end(state, rules, event_s)
-        elif state.life.next_s[0] == event_s:
-            _change(state, rules, event_s)
-        elif due_s == event_s:
-            station = state.queue[state.count[DUE]] // rules.buckets
-            state.count[DUE] = state.age[state.count[DUE], 1]
-            serve(state, rules, station, event_s)
+    while state.waiting[queue] > 0:
+        part = state.line[queue, 1]
+        withdraw(state, rules, part)
+        if nowhere or status[replica] != FAILED:
+            enter(state, rules, route(state, rules), part, now_s)
         else:
-            part = state.age[end, 1]
-            withdraw(state, rules, part)
-            retry(state, rules, part, TIMED_OUT, event_s)
+            retry(state, rules, part, LOST, now_s)
             forget(state, slot_of(state, rules, part))
 
 
-class Station:
-    """A stage that the kernel simulates: its rules, what batches take, and the requests inside."""
+@inlined
+def _admit(state: State, rules: Rules, row: Records, now_s: float) -> int:
+    """Take a request in and return the first of its stations, or shed it and return −1."""
+    now = state.now[0]
+    now.free -= 1
+    now.inside += 1
+    number = state.free[now.free]
+    state.held[number] = row
+    slot, bucket = state.slots[number], 0
+    while bucket < rules.buckets - 1 and row.input_tokens > state.edges[bucket]:
+        bucket += 1
+    slot.left, slot.ties, slot.tries, slot.tried_s, slot.bucket = rules.shards * rules.sequences, 0, 0, -1.0, bucket
+    replica, first = route(state, rules), len(state.waiting) + 1 + number * rules.shards
+    for station in range(replica * rules.shards, (replica + 1) * rules.shards):
+        if state.stations[station].parts >= rules.queue_limit and state.stations[station].idle == 0:
+            leave(state, rules, number, SHED, now_s)
+            forget(state, number)
+            return -1
+    for part in range(first, first + rules.shards):
+        state.parts[part].texts = rules.sequences
+        enter(state, rules, replica, part, now_s)
+    full = state.waiting[state.parts[first].queue] >= rules.max_batch
+    return int(replica * rules.shards) if full else -1
 
-    def __init__(self, rules: Rules, work: Work, replicas: Replicas, policy: Policy) -> None:
-        self._rules, self._policy = rules, policy
-        self._state = _empty(rules, work, replicas)
+
+@compiled
+def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
+    """Simulate to `until_s`, that moment left out, and return how many rows of `flow` have arrived.
+
+    Those that left are the first `state.now[0].out` of `state.out`. Without an end it stops when all have left.
+    """
+    row, rows, end, now = 0, len(flow), len(state.waiting), state.now[0]
+    while True:
+        end_s = state.ends[0].time_s if now.ends else inf
+        due_s = state.parts[now.due].entered_s + rules.max_wait_s if now.due != end else inf
+        late_s = state.parts[state.age[end, 1]].entered_s + rules.timeout_s if state.age[end, 1] != end else inf
+        event_s = min(end_s, state.life.next_s[0], due_s, late_s)
+        arrives = row < rows and flow[row].time_s <= event_s
+        now_s = flow[row].time_s if arrives else event_s
+        if now_s >= until_s or (until_s == inf and row == rows and now.inside + now.ends == 0):
+            return row
+        spend(state, now_s)
+        stations = 1
+        if arrives:
+            first, stations = _admit(state, rules, flow[row], now_s), rules.shards
+            row += 1
+        elif end_s == event_s:
+            first = _end(state, rules, event_s)
+        elif state.life.next_s[0] == event_s:
+            _change(state, rules, event_s)
+            first, stations = 0, len(state.stations)
+        elif due_s == event_s:
+            first = state.parts[now.due].queue // rules.buckets
+            now.due = state.age[now.due, 1]
+        else:
+            part = state.age[end, 1]
+            withdraw(state, rules, part)
+            first = retry(state, rules, part, TIMED_OUT, event_s)
+            forget(state, slot_of(state, rules, part))
+        if first >= 0:
+            for station in range(first, first + stations):
+                serve(state, rules, station, now_s)
+
+
+_NOBODY = Flow.of(np.zeros(0, np.int64), np.zeros(0))
+ONE, PLAIN = Replicas(), Policy()
+
+
+class Station:
+    """A stage of `Servers` or `Batching`, with what they have in common."""
+
+    def __init__(
+        self, work: Servers | Batching, replicas: Replicas = ONE, policy: Policy = PLAIN, seed: int = 0, name: str = ""
+    ) -> None:
+        self._rules, *tables = work.of(_rules(policy, key_of(seed, name)))
+        self._state, self._policy = _empty(self._rules, tables, replicas), policy
         self._coming, self._later = _NOBODY, _NOBODY
         self._hits = self._fallbacks = 0
 
@@ -289,9 +369,10 @@ class Station:
         if len(self._coming):
             flow = joined([self._coming, flow])
         self._state = state = _with_room(self._state, self._rules, len(flow))
-        arrived = run(state, self._rules, _columns(flow), until_s)
+        arrived = run(state, self._rules, _rows(flow), until_s)
         self._coming = flow.at(np.arange(arrived, len(flow)))
-        left = Flow(*(column[: state.count[OUT]] for column in state.out))
+        out = state.out[: state.now["out"][0]]
+        left = Flow(*(np.ascontiguousarray(out[name]) for name in _NOBODY.__slots__))
         return self._merged([*self._given_up(left), *later], until_s)
 
     def _given_up(self, left: Flow) -> list[Flow]:
@@ -320,28 +401,28 @@ class Station:
         Returns
         -------
         dict
-            `served`, `cached`, `fallbacks`, `shed`, `timed_out`, `failed`, `inside` [requests]; `until_s` [s];
-            `mean_inside`, `mean_waiting` (time averages); `busy_s` of all lanes, `lane_busy_s` of each [s]; `utilization` of
+            `served`, `cached`, `fallback` (of the next three), `shed`, `timed_out`, `failed`, `inside` [requests];
+            `until_s` [s]; `mean_inside`, `mean_waiting`: averages over time; `lane_busy_s` [s]; `utilization` of
             replicas that were up; `replica_s` paid [s]; `batches` by texts; `queued_s` by parts waiting [s];
             `timeline`: rows of time [s], replicas up, replicas starting.
         """
-        state, life = self._state, self._state.life
-        until_s = float(state.area[0])
-        settle(life, max(until_s, float(life.spent[0])))
-        up_s, busy_s = life.spent[2] * self._rules.lanes * self._rules.shards, float(state.area[BUSY_S])
-        tally = {name: int(state.tally[outcome]) for name, outcome in _TALLIED.items()}
+        now, life, lanes = self._state.now[0], self._state.life, self._rules.lanes * self._rules.shards
+        until_s = float(now["time_s"])
+        settle(life, max(until_s, float(life.now["settled_s"][0])))
+        up_s, span_s = float(life.now["up_s"][0]), until_s or 1.0
+        left = {outcome.name.lower(): int(self._state.tally[outcome]) for outcome in Outcome}
         return {
-            **tally, "cached": self._hits, "fallbacks": self._fallbacks, "inside": int(state.count[INSIDE]),
-            "until_s": until_s, "mean_inside": float(state.area[INSIDE_S]) / until_s if until_s else 0.0,
-            "mean_waiting": float(state.area[WAITING_S]) / until_s if until_s else 0.0, "busy_s": busy_s,
-            "lane_busy_s": state.busy_s.copy(), "utilization": busy_s / up_s if up_s else 0.0,
-            "replica_s": float(life.spent[1]), "batches": state.batches.copy(), "queued_s": state.queued_s.copy(),
-            "timeline": life.timeline[: int(life.recorded[0])].copy(),
+            **left, "cached": self._hits, "fallback": self._fallbacks, "inside": int(now["inside"]), "until_s": until_s,
+            "mean_inside": float(now["inside_s"]) / span_s, "mean_waiting": float(now["waiting_s"]) / span_s,
+            "lane_busy_s": self._state.lanes["busy_s"].copy(), "replica_s": float(life.now["paid_s"][0]),
+            "utilization": float(now["busy_s"]) / lanes / up_s if up_s else 0.0,
+            "batches": self._state.batches.copy(), "queued_s": self._state.queued_s.copy(),
+            "timeline": life.timeline[: int(life.now["points"][0])].copy(),
         }  # fmt: skip
 
 
 class ServersStage(Station):
-    """`Servers` as a stage.
+    """A stage of `Servers`.
 
     Examples
     --------
@@ -350,21 +431,9 @@ class ServersStage(Station):
     [1.0, 2.0, 5.0]
     """
 
-    def __init__(
-        self, servers: Servers, replicas: Replicas = Replicas(), policy: Policy = Policy(), seed: int = 0, name: str = ""
-    ) -> None:
-        quantiles_s = np.asarray(servers.quantiles_s, np.float64)
-        table = bool(quantiles_s.size)
-        work = Work(np.array([[0.0, 1.0 if table else servers.mean_s]]), np.zeros((0, 0)), _WHOLE, quantiles_s)
-        rules = _rules(policy, key_of(seed, name))._replace(
-            shards=servers.shards, lanes=servers.servers, sigma=sqrt(log1p(servers.variation**2)),
-            spread=TABLE if table else SPREADS[servers.spread],
-        )  # fmt: skip
-        super().__init__(rules, work, replicas, policy)
-
 
 class BatchingStage(Station):
-    """`Batching` as a stage.
+    """A stage of `Batching`.
 
     Examples
     --------
@@ -373,18 +442,13 @@ class BatchingStage(Station):
     [4.5, 4.5, 7.5, 13.0]
     """
 
-    def __init__(
-        self, batches: Batching, replicas: Replicas = Replicas(), policy: Policy = Policy(), seed: int = 0, name: str = ""
-    ) -> None:
-        batch_s, token_s = (np.array(times, np.float64, ndmin=2) for times in (batches.batch_s, batches.token_s))
-        work = Work(batch_s, token_s, np.array(batches.edges, np.int64), np.zeros(0))
-        rules = _rules(policy, key_of(seed, name))._replace(
-            lanes=batches.lanes, buckets=len(batches.edges) + 1, sequences=batches.sequences,
-            max_batch=batches.max_batch, max_wait_s=float(batches.max_wait_s), padded=batches.padded,
-            token_step=float(batches.token_step), spread=LOGNORMAL if batches.variation else FIXED,
-            sigma=sqrt(log1p(batches.variation**2)),
-        )  # fmt: skip
-        super().__init__(rules, work, replicas, policy)
+
+def _rows(flow: Flow) -> Records:
+    """Return the columns of a flow as rows."""
+    rows = np.empty(len(flow), ROW)
+    for name in _NOBODY.__slots__:
+        rows[name] = getattr(flow, name)
+    return rows
 
 
 def _rules(policy: Policy, key: np.uint64) -> Rules:
@@ -392,64 +456,49 @@ def _rules(policy: Policy, key: np.uint64) -> Rules:
     return Rules(
         shards=1, lanes=1, shared=policy.routing == "shared", least_loaded=policy.routing == "least-loaded", buckets=1,
         sequences=1, max_batch=1, max_wait_s=0.0, retries=policy.retries, timeout_s=float(policy.timeout_s),
-        queue_limit=2**62 if policy.queue_limit is None else policy.queue_limit, padded=False, token_step=1.0,
+        queue_limit=2**62 if policy.queue_limit is None else policy.queue_limit, padded=False, token_step=0.0,
         spread=FIXED, sigma=0.0, key=key,
     )  # fmt: skip
 
 
-_WHOLE = np.zeros(0, np.int64)
-_NOBODY = Flow.of(np.zeros(0, np.int64), np.zeros(0))
-_TALLIED = {"served": Outcome.SERVED, "shed": Outcome.SHED, "timed_out": Outcome.TIMED_OUT, "failed": Outcome.FAILED}
-
-
-def _columns(flow: Flow) -> Columns:
-    """Return contiguous, writable columns: the kernel is compiled for nothing else."""
-    return Columns(*(np.require(getattr(flow, item.name), requirements=("C", "W")) for item in fields(flow)))
-
-
-def _nobody(rows: int) -> Columns:
-    """Return columns of so many rows to be filled."""
-    return Columns(*(np.empty(rows, getattr(_NOBODY, item.name).dtype) for item in fields(Flow)))
-
-
-def _empty(rules: Rules, work: Work, replicas: Replicas) -> State:
+def _empty(rules: Rules, tables: Sequence[NDArray[Any]], replicas: Replicas) -> State:
     """Return a station without requests."""
+    batch_s, edges, factors = tables
     stations = rules.shards * (1 if rules.shared else replicas.most + 1)
     queues, lanes = stations * rules.buckets, replicas.most * rules.shards * rules.lanes
     ends = np.repeat(np.arange(queues + 1)[:, None], 2, axis=1)
-    whole, real = np.int64, np.float64
     state = State(
-        life=born(replicas, rules.key + np.uint64(1)), work=work, out=_nobody(0), held=_nobody(0),
-        count=np.zeros(9, whole), area=np.zeros(4), left=np.zeros(0, whole), ties=np.zeros(0, whole),
-        tries=np.zeros(0, whole), tried_s=np.zeros(0), bucket=np.zeros(0, whole), free=np.zeros(0, whole),
-        entered_s=np.zeros(queues + 1), queue=np.zeros(queues + 1, whole), texts=np.zeros(queues + 1, whole),
-        line=ends.copy(), age=ends, waiting=np.zeros(queues, whole), parts=np.zeros(stations, whole),
-        load=np.zeros(stations, whole), idle=np.zeros((stations, lanes // rules.shards if rules.shared else rules.lanes), whole), idling=np.zeros(stations, whole),
-        busy=np.zeros(lanes, np.bool_), started_s=np.zeros(lanes), filled=np.zeros(lanes, whole),
-        batch=np.zeros((lanes, rules.max_batch, 2), whole), end_s=np.zeros(lanes), end_lane=np.zeros(lanes, whole),
-        busy_s=np.zeros(lanes), batches=np.zeros(rules.max_batch + 1, whole), queued_s=np.zeros(QUEUED + 1),
-        tally=np.zeros(len(Outcome), whole),
+        life=born(replicas, rules.key + np.uint64(1)), batch_s=batch_s, edges=edges, factors=factors,
+        now=np.zeros(1, NOW), out=np.zeros(0, ROW), held=np.zeros(0, ROW), slots=np.zeros(0, SLOT),
+        free=np.zeros(0, np.int64), parts=np.zeros(queues + 1, PART), line=ends.copy(), age=ends,
+        waiting=np.zeros(queues, np.int64), stations=np.zeros(stations, STATION),
+        idle=np.zeros((stations, replicas.most * rules.lanes if rules.shared else rules.lanes), np.int64),
+        lanes=np.zeros(lanes, LANE), batch=np.zeros((lanes, rules.max_batch, 2), np.int64), ends=np.zeros(lanes, END),
+        batches=np.zeros(rules.max_batch + 1, np.int64), queued_s=np.zeros(QUEUED + 1),
+        tally=np.zeros(len(Outcome), np.int64),
     )  # fmt: skip
-    state.count[DUE] = queues
-    free_lanes(state, rules)
+    state.now["due"] = queues
+    _free_lanes(state, rules)
     return state
 
 
 def _with_room(state: State, rules: Rules, more: int) -> State:
     """Return the station with slots for so many more requests, and rows for all that may leave."""
-    inside, slots, add = int(state.count[INSIDE]), len(state.left), 0
-    if more > state.count[FREE]:
-        add = max(more - int(state.count[FREE]), slots // 2, 1024)
-        grown = {
-            name: np.concatenate([getattr(state, name), np.zeros(add, getattr(state, name).dtype)])
-            for name in ("left", "ties", "tries", "tried_s", "bucket", "free")
-        } | {
-            name: np.concatenate([getattr(state, name), np.full((add * rules.shards, *getattr(state, name).shape[1:]), -1, getattr(state, name).dtype)])
-            for name in ("entered_s", "queue", "texts", "line", "age")
-        }  # fmt: skip
-        held = Columns(*(np.concatenate([old, new]) for old, new in zip(state.held, _nobody(add), strict=True)))
-        state = state._replace(held=held, **grown)
-        state.free[state.count[FREE] : state.count[FREE] + add] = np.arange(slots, slots + add)
-        state.count[FREE] += add
-    state.count[OUT] = 0
-    return state._replace(out=_nobody(inside + more))
+    free, slots = int(state.now["free"][0]), len(state.slots)
+    if more > free:
+        add = max(more - free, slots // 2, 1024)
+        state.now["free"] += add
+        state = state._replace(
+            held=_longer(state.held, add), slots=_longer(state.slots, add),
+            parts=_longer(state.parts, add * rules.shards),
+            free=np.concatenate([state.free[:free], np.arange(slots, slots + add), state.free[free:]]),
+            line=_longer(state.line, add * rules.shards), age=_longer(state.age, add * rules.shards),
+        )  # fmt: skip
+    state.now["out"] = 0
+    return state._replace(out=np.empty(int(state.now["inside"][0]) + more, ROW))
+
+
+def _longer(array: Any, more: int) -> Any:  # noqa: ANN401  (numbers or records)
+    """Return an array with more rows: none of them is in a list."""
+    rows = np.zeros((more, *array.shape[1:]), array.dtype)
+    return np.concatenate([array, rows if array.dtype.names else rows - 1])

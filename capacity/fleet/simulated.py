@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from capacity.errors import InputError, UnknownNameError
 from capacity.fleet.flow import Counts, Flow, Outcome, Times
-from capacity.fleet.histogram import Histogram
+from capacity.fleet.histogram import Histogram, standard_error
 
 OBJECTIVES = ("ttft", "tpot", "end_to_end")
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-SURE = 4.0
+SURE = 3.0
 """Standard deviations beyond which a queue is no accident."""
 LOST = 0.05
 """Share of requests shed or timed out from which a pipeline counts as overloaded, however short its queues are."""
-SEGMENTS = 25
-"""Parts of the time of arrivals in which the queue is looked at."""
+LEAST, SEGMENTS, SEGMENT = 4, 25, 80
+"""Fewest and most parts of the run in which the queue is looked at; requests of one if they are enough for four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +97,13 @@ class Latency:
     @classmethod
     def of(cls, histogram: Histogram) -> Latency:
         """Return what a histogram says; a quantile of which a batch sees less than one request has no known error."""
-        smallest = int(histogram.counts.sum(axis=1).min())
+        smallest = int(histogram.sizes.min())
+        by_batch = histogram.quantiles(tuple(QUANTILES.values()))
         quantiles = {
             name: Sampled(
-                histogram.quantile(share),
-                histogram.quantile_error(share) if smallest * (1 - share) >= 1 else math.nan,
+                histogram.quantile(share), standard_error(batches) if smallest * (1 - share) >= 1 else math.nan
             )
-            for name, share in QUANTILES.items()
+            for (name, share), batches in zip(QUANTILES.items(), by_batch.T, strict=True)
         }
         return cls(histogram.count, Sampled(histogram.mean_s, histogram.mean_error_s), quantiles, histogram)
 
@@ -160,6 +159,8 @@ class Timeline:
         Latency of the requests that came in each part, lost ones included; NaN where none came [s].
     in_flight
         Requests inside at the end of each part.
+    replicas_up
+        Replicas that were up at the end of each part, by node whose stage says so.
     """
 
     start_s: Times
@@ -169,6 +170,7 @@ class Timeline:
     p50_s: Times
     p99_s: Times
     in_flight: Counts
+    replicas_up: Mapping[str, Times]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,27 +272,27 @@ class Course:
         Requests that came in it.
     mean_s, error_s
         Their mean time inside, and its standard error if they knew nothing of each other [s].
+    width_s
+        Length of a segment [s].
+    scv
+        Squared coefficient of variation of the times between arrivals.
     """
 
     middle_s: Times
-    arrived: Times
+    arrived: Counts
     mean_s: Times
     error_s: Times
-
-    def part(self, rows: slice) -> Course:
-        """Return some segments."""
-        return Course(self.middle_s[rows], self.arrived[rows], self.mean_s[rows], self.error_s[rows])
+    width_s: float
+    scv: float
 
 
-def saturation(course: Course, scv: float, lost_share: float) -> Saturation:
+def saturation(course: Course, lost_share: float) -> Saturation:
     """Return whether a run kept up, from the mean time inside of those that came one after the other.
 
     Parameters
     ----------
     course
         The measured part of the run.
-    scv
-        Squared coefficient of variation of the times between arrivals.
     lost_share
         Share of measured requests that were shed or timed out.
 
@@ -298,60 +300,58 @@ def saturation(course: Course, scv: float, lost_share: float) -> Saturation:
     -----
     By Little's law, a mean time inside that rises by w at rate λ means w·λ more requests inside. A stage at the very
     edge of its capacity makes a random walk: after n arrivals its queue has a variance of n·(scv + 1), about. A rise
-    beyond four standard deviations of that is no accident. It is overload if it is the slope of the second half, by
-    least squares (on a random walk, 1.2 times the variance of its end), and a backlog if it is anywhere.
+    above the lightest segment before by more than three standard deviations of that, and by half, is no accident. It is
+    overload if it lasts to the end and a third of it or more came in the second half (least squares), else a backlog.
     """
     if lost_share > LOST:
         return Saturation("overloaded", f"{lost_share:.1%} of the requests were shed or timed out")
-    if len(course.middle_s) < 4:
+    if len(course.middle_s) < LEAST:
         return Saturation("stable", "too few requests to see a queue grow")
-    half = course.part(slice(len(course.middle_s) // 2, None))
-    slope = float(np.polyfit(half.middle_s, half.mean_s, 1)[0])
-    rise_s = slope * float(half.middle_s[-1] - half.middle_s[0])
-    random_s = _random_s(1.2 * (1 + scv), half.arrived.sum(), _rate(half), half.error_s.max())
-    if rise_s > max(SURE * random_s, 0.1 * half.mean_s[0]):
-        said = f"the time inside grew by {slope:.3g} s per second over the second half, {rise_s / random_s:.0f} σ"
-        return Saturation("overloaded", said)
-    return _backlog(course, scv)
+    rises = [_rise(course, row) for row in range(1, len(course.middle_s))]
+    if max(rise.sigmas for rise in rises) < SURE:
+        return Saturation("stable", "the time inside did not grow beyond what chance explains")
+    half = slice(len(course.middle_s) // 2, None)
+    slope = float(np.polyfit(course.middle_s[half], course.mean_s[half], 1)[0])
+    late_s, last = slope * float(np.ptp(course.middle_s[half])), rises[-1]
+    if last.sigmas >= SURE and late_s >= last.rise_s / 3:
+        said = f"the time inside grew by {last.rise_s:.3g} s in all, by {slope:.3g} s per second in the second half"
+        return Saturation("overloaded", f"{said} ({last.sigmas:.0f} σ)")
+    worst = max(rises, key=lambda rise: rise.sigmas)
+    said = f"a queue built up until {worst.when_s:.4g} s, where requests stayed {worst.rise_s:.3g} s longer"
+    return Saturation("backlogged", f"{said} ({worst.sigmas:.0f} σ); it did not go on growing")
 
 
-def _backlog(course: Course, scv: float) -> Saturation:
-    """Return `backlogged` if any segment is slower than the lightest one before it by more than chance explains."""
-    for row in range(1, len(course.middle_s)):
-        base = int(np.argmin(course.mean_s[:row]))
-        between = course.part(slice(base, row + 1))
-        rise_s = float(course.mean_s[row] - course.mean_s[base])
-        error_s = math.hypot(course.error_s[row], course.error_s[base])
-        if rise_s > max(
-            SURE * _random_s(1 + scv, between.arrived.sum(), _rate(between), error_s), course.mean_s[base] / 2
-        ):
-            when_s, before_s = course.middle_s[row], course.middle_s[base]
-            said = f"a queue built up: {rise_s:.3g} s more at {when_s:.4g} s than at {before_s:.4g} s; it did not last"
-            return Saturation("backlogged", said)
-    return Saturation("stable", "the time inside did not grow beyond what chance explains")
+@dataclass(frozen=True, slots=True)
+class _Rise:
+    """How much longer requests of a segment stay than those of the lightest segment before it."""
+
+    when_s: float
+    rise_s: float
+    sigmas: float
+    """The rise in standard deviations of what chance makes; 0 below half of the lightest."""
 
 
-def _random_s(variance: float, arrived: float, rate: float, error_s: float) -> float:
-    """Return the standard deviation of a rise in the time inside that chance makes [s]."""
-    return math.hypot(math.sqrt(variance * arrived) / rate, error_s)
+def _rise(course: Course, row: int) -> _Rise:
+    base = int(np.argmin(course.mean_s[:row]))
+    rise_s = float(course.mean_s[row] - course.mean_s[base])
+    arrived = course.arrived[base : row + 1].sum()
+    rate = arrived / (course.middle_s[row] - course.middle_s[base] + course.width_s)
+    walk_s = math.sqrt((1 + course.scv) * arrived) / rate
+    random_s = math.hypot(walk_s, course.error_s[row], course.error_s[base])
+    return _Rise(float(course.middle_s[row]), rise_s, rise_s / random_s if rise_s > course.mean_s[base] / 2 else 0.0)
 
 
-def _rate(course: Course) -> float:
-    width_s = course.middle_s[1] - course.middle_s[0]
-    return float(course.arrived.sum() / (course.middle_s[-1] - course.middle_s[0] + width_s))
-
-
-def course_of(starts_s: Times, latencies: Histogram, counted: NDArray[np.bool_]) -> Course:
-    """Return the course of the parts of a timeline that are `counted`, taken together to about 25 segments."""
-    parts = np.flatnonzero(counted)
-    each = max(1, len(parts) // SEGMENTS)
-    rows = parts[: len(parts) // each * each].reshape(-1, each)
-    counts = latencies.counts[rows].sum(axis=1)
-    arrived = counts.sum(axis=1).astype(np.float64)
-    full, known = rows[arrived > 0], arrived[arrived > 0]
-    edges = latencies.edges_s
-    squares = counts[arrived > 0] @ ((edges[1:] + edges[:-1]) / 2) ** 2
-    mean = latencies.sums_s[full].sum(axis=1) / known
-    width_s = starts_s[1] - starts_s[0] if len(starts_s) > 1 else 0.0
-    middle = starts_s[full].mean(axis=1) + width_s / 2
-    return Course(middle, known, mean, np.sqrt(np.maximum(squares / known - mean**2, 0) / known))
+def course_of(timeline: Timeline, latencies: Histogram, measured_s: tuple[float, float], scv: float) -> Course:
+    """Return the parts of a timeline that lie within `measured_s` [s], taken together to at most 25 segments."""
+    begin_s, end_s = measured_s
+    within = (timeline.start_s >= begin_s) & (timeline.start_s + timeline.width_s <= end_s)
+    parts = np.flatnonzero(within)
+    each = len(parts) // min(SEGMENTS, max(LEAST, int(latencies.sizes[parts].sum()) // SEGMENT)) or 1
+    rows = parts[len(parts) % each :].reshape(-1, each)
+    rows = rows[latencies.sizes[rows].sum(axis=1) > 0]
+    segments = latencies.grouped(rows)
+    return Course(
+        middle_s=timeline.start_s[rows].mean(axis=1) + timeline.width_s / 2, arrived=segments.sizes,
+        mean_s=segments.means_s, error_s=segments.spreads_s / np.sqrt(segments.sizes),
+        width_s=each * timeline.width_s, scv=scv,
+    )  # fmt: skip

@@ -31,10 +31,13 @@ class Stage(Protocol):
     """What the driver needs of a stage."""
 
     def advance(self, flow: Flow, until_s: float) -> Flow:
-        """Take the requests of `flow`, simulate through `until_s` [s], and return those that left, by `time_s`."""
+        """Take the requests of `flow`, simulate to `until_s` [s], and return those that left, in the order of `time_s`.
+
+        Whether that very moment is part of it is up to the stage. Without an end all leave that ever will.
+        """
 
     def statistics(self) -> Mapping[str, object]:
-        """Return what the stage says about its run."""
+        """Return what the stage says about its run; `timeline`: rows of time [s] and replicas up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,19 +69,18 @@ class Parts:
                 column[PARTS // 2 :] = 0
         return (times_s / self.width_s).astype(np.int64)
 
-    @property
-    def starts_s(self) -> Times:
-        """Begin of each part [s]."""
-        return np.arange(PARTS, dtype=np.float64) * self.width_s
-
-    def timeline(self) -> Timeline:
+    def timeline(self, statistics: Mapping[str, Mapping[str, object]]) -> Timeline:
         """Return what was counted, up to the last part in which anything happened."""
         used = int(np.flatnonzero(self.arrived + self.left).max()) + 1
+        ends_s = np.arange(1, used + 1, dtype=np.float64) * self.width_s
+        p50_s, p99_s = self.latencies.quantiles((0.5, 0.99)).T
+        told = {name: said["timeline"] for name, said in statistics.items() if "timeline" in said}
         return Timeline(
-            start_s=self.starts_s[:used], width_s=self.width_s,
+            start_s=np.arange(used, dtype=np.float64) * self.width_s, width_s=self.width_s,
             arrivals_per_s=self.arrived[:used] / self.width_s, mean_s=self.latencies.means_s[:used],
-            p50_s=self.latencies.quantiles(0.5)[:used], p99_s=self.latencies.quantiles(0.99)[:used],
+            p50_s=p50_s[:used], p99_s=p99_s[:used],
             in_flight=np.cumsum(self.arrived - self.left)[:used],
+            replicas_up={name: _up(points, ends_s) for name, points in told.items()},
         )  # fmt: skip
 
 
@@ -162,27 +161,25 @@ class Tally:
                 self.names, self.by_node, self.outcomes[:-1], statistics, strict=True
             )
         }
+        timeline = self.parts.timeline(dict(zip(self.names, statistics, strict=True)))
         return Simulated(
             requests=self.requests, measured=self.measured, unfinished=unfinished, span_s=span_s,
             outcomes=_named(self.outcomes[-1]), end_to_end=Latency.of(self.end_to_end), ttft=Latency.of(self.ttft),
             tpot=Latency.of(self.tpot), offered_per_s=_per(self.measured, span_s),
-            nodes=nodes, throughput_per_s=_per(self.answered, span_s), timeline=self.parts.timeline(),
+            nodes=nodes, throughput_per_s=_per(self.answered, span_s), timeline=timeline,
             goodput_share=Sampled(_per(float(good.sum()), float(ended.sum())), standard_error(known)),
-            saturation=self._saturation(unfinished), records=self._records() if self.settings.keep else None,
+            saturation=self._saturation(timeline, unfinished), records=self._records() if self.settings.keep else None,
         )  # fmt: skip
 
-    def _saturation(self, unfinished: int) -> Saturation:
+    def _saturation(self, timeline: Timeline, unfinished: int) -> Saturation:
         if unfinished and self.open:
             said = f"stopped at {self.last_s:.4g} s with {unfinished:,} requests inside, more than allowed"
             return Saturation("overloaded", said)
         if unfinished:
             return Saturation("overloaded", f"{unfinished:,} requests were never answered")
-        starts_s = self.parts.starts_s
-        counted = (starts_s >= self.from_s) & (starts_s + self.parts.width_s <= self.last_s)
         lost = self.outcomes[-1, [Outcome.SHED, Outcome.TIMED_OUT]].sum()
-        return saturation(
-            course_of(starts_s, self.parts.latencies, counted), self.scv, _per(float(lost), self.measured)
-        )
+        course = course_of(timeline, self.parts.latencies, (self.from_s, self.last_s), self.scv)
+        return saturation(course, _per(float(lost), self.measured))
 
     def _records(self) -> Records:
         flow = joined(self.kept) if self.kept else Flow.of(np.empty(0, np.int64), np.empty(0))
@@ -194,6 +191,12 @@ class Tally:
             entered_s[node, found], left_s[node, found] = since_s[known], passed.time_s[known]
         by_name = (dict(zip(self.names, times, strict=True)) for times in (entered_s, left_s))
         return Records(flow, *by_name)
+
+
+def _up(points: object, times_s: Times) -> Times:
+    """Return how many replicas were up at each time, from rows of (time [s], replicas up, …)."""
+    rows = np.asarray(points, np.float64)
+    return np.asarray(rows[np.maximum(np.searchsorted(rows[:, 0], times_s, side="right") - 1, 0), 1])
 
 
 def _named(counts: Counts) -> dict[Outcome, int]:

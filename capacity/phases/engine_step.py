@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from capacity.errors import CapacityError
 from capacity.phases.step_table import Array, StepTable
 from capacity.spec import kernel_names
 from capacity.spec.hardware import Hardware
@@ -52,25 +53,31 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     """
     tokens, sequences = _knots(limits.tokens), _knots(limits.sequences)
     work = decoder_step.linear(served, np.maximum(tokens, 1.0))
-    linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(engine.kernels)
+    pace = engine.kernels * engine.devices.get(device.hardware.id, 1.0)
+    linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(pace)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
     contexts = np.linspace(1, limits.context, CONTEXTS + 1)
     decode = _attention(served, device, "decode", sequences[1:, None], 1.0, contexts[None, :])
     chunks = np.maximum(np.linspace(0, limits.tokens, QUERIES + 1)[:, None], 1.0)
     starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
-    projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(engine.kernels)
+    projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(pace)
     step = total([linear, exchange])
     return StepTable(
         linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * (tokens > 0)),
-        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * engine.kernels])),
+        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value])),
         context_step=limits.context / CONTEXTS,
-        prefill_s=np.asarray(prefill.value * engine.kernels) * (np.arange(QUERIES + 1)[:, None] > 0),
+        prefill_s=np.asarray(prefill.value) * (np.arange(QUERIES + 1)[:, None] > 0),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
-        host_s=_dense(sequences, engine.step + engine.sequence * sequences + projected.value),
+        host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
         log_sigma=float(engine.log_sigma), basis=step.basis,
     )  # fmt: skip
+
+
+def _step_s(served: Served, engine: ServingEngine) -> float:
+    """Return the host's time of a step [s]; on one device the scheduler shares its process with the worker."""
+    return engine.step + engine.single_step * (served.layout.devices == 1)
 
 
 def _layers_s(served: Served, engine: ServingEngine) -> float:
@@ -94,7 +101,7 @@ def _time(operation: Operation | ExpertLayer, served: Served, device: Device) ->
 
     Engines pick a quantized product's kernel by trying all they have: the fastest of those measured counts.
     """
-    if isinstance(operation, Gemm | ExpertLayer) and operation.dtype != HALF.compute:
+    if isinstance(operation, ExpertLayer) or (isinstance(operation, Gemm) and operation.dtype != HALF.compute):
         precision = served.products if isinstance(operation, Gemm) else served.expert_products
         found = _known(operation, precision, device)
         if found:
@@ -162,6 +169,19 @@ def _rows(knots: Array, values: Array) -> Array:
     return np.stack([_dense(knots, column) for column in values.T], axis=1)
 
 
-def named(engines: Mapping[str, ServingEngine], family: str) -> ServingEngine:
-    """Return what is known of an engine family; of one nobody measured, what holds for the others."""
-    return engines.get(family) or engines["other"]
+def chosen(engines: Sequence[ServingEngine], family: str, version: str = "") -> ServingEngine:
+    """Return what is known of an engine: that version's fit, else the family's, else what holds for the others.
+
+    Raises
+    ------
+    CapacityError
+        When not even that is known.
+    """
+    family_only = [item for item in engines if item.engine == family]
+    exact = [item for item in family_only if version and version.startswith(item.versions)]
+    usual = [item for item in family_only if not item.versions]
+    other = [item for item in engines if item.engine == "other"]
+    found = [*exact, *usual, *other]
+    if not found:
+        raise CapacityError(f"no calibration says how {family} runs an LLM")
+    return found[0]

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
+from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.steps import EngineSteps
 
 METHOD: Literal["forms"] = "forms"
@@ -256,4 +257,6 @@ class Shared(Spec):
     eager_steps: EagerSteps | None = None
     engine_steps: tuple[EngineSteps, ...] = ()
     """Engines that are only timed in whole models: their kernels on any GPU."""
+    serving_engines: tuple[ServingEngine, ...] = ()
+    """LLM engines: what their steps cost beside their kernels."""
     compositions: dict[Literal["eager", "fused"], tuple[Composition, ...]]

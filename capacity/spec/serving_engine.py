@@ -33,7 +33,9 @@ class ServingEngine(Spec):
     engine: Id
     """Family, see `names.engine`; "other" holds where nobody measured."""
     kernels: Factor = 1
-    """Time of its kernels beside those measured alone [1]."""
+    """Time of its products, norms and experts beside those measured alone [1]; attention is as measured."""
+    devices: dict[Id, Factor] = Field(default_factory=dict)
+    """The same on one device beside all others, where whole servers were measured but no kernels."""
     exchange: Factor = 1
     """Time of its all-reduces beside those measured alone [1]: less than 1 where they are fused with norms."""
     layer: Duration = 0
@@ -46,8 +48,10 @@ class ServingEngine(Spec):
     """The same where attention is split by requests: groups wait for each other [s]."""
     step: Duration
     """Scheduling, sampling and input preparation of a step [s]."""
+    single_step: Duration = 0
+    """Added on one device [s]: its worker shares a process with the scheduler."""
     sequence: Duration
-    """The same for each sequence in it [s]."""
+    """The same as `step` for each sequence in it [s]."""
     prompt: Duration = 0
     """Added to a step that reads prompts [s]: it runs outside CUDA graphs."""
     visible_steps: Number = 0
@@ -56,6 +60,8 @@ class ServingEngine(Spec):
     """Time from a request's arrival at the server until the engine knows it, and back, in sum [s]."""
     visible_token: Duration = 0
     """The same for each token of the prompt [s]."""
+    visible_sequence: Duration = 0
+    """The same for each request in service [s]."""
     scheduling: Scheduling = Scheduling()
     log_sigma: LogSigma
     """Standard deviation of ln(measured/predicted) of a token's time on servers left out of the fit."""
@@ -64,4 +70,5 @@ class ServingEngine(Spec):
     rows: CountAmount
     """Measured servers behind the fit."""
     versions: tuple[str, ...] = ()
+    """Beginnings of the versions that it holds for; empty: all that no other entry names."""
     note: str = ""

@@ -88,10 +88,14 @@ class Kind:
     """Values of `group_by` and the group's rows → a prediction for each target, one value a row."""
     impossible: Callable[[pd.DataFrame], dict[str, pd.Series[bool]]] = lambda _: {}
     """Reasons, and the rows whose sizes contradict each other in that way."""
+    amounts: tuple[str, ...] = ()
+    """Numeric input columns that may be zero; none may be negative."""
+    alone: bool = False
+    """Whether rows are predicted one by one, so that one can be refused without the others."""
     twins: tuple[str, ...] = ()
     """Numeric columns that say a target in another way; never an input."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns a table must have."""
-        return self.group_by + self.sizes
+        return self.group_by + self.sizes + self.amounts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capacity.validate import fp32, launches, steps
+from capacity.validate import fp32, launches, serving, steps
 from capacity.validate.kind import Kind
 
-KINDS: dict[str, Kind] = {**launches.KINDS, **fp32.KINDS, **steps.KINDS}
+KINDS: dict[str, Kind] = {**launches.KINDS, **fp32.KINDS, **steps.KINDS, **serving.KINDS}

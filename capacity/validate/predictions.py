@@ -32,9 +32,9 @@ def predictions(frame: pd.DataFrame, kind: str, context: Context) -> pd.DataFram
     valid = inputs[reasons == ""]
     agree = [*wanted.group_by, *(name for name in wanted.optional_names if name in inputs)]
     for key, index in valid.groupby(agree, dropna=False, sort=False).indices.items():
-        rows = valid.iloc[index]
         values = dict(zip(agree, key if isinstance(key, tuple) else (key,), strict=True))
-        _fill(parts, rows, wanted, values, context)
+        for part in np.split(index, len(index)) if wanted.alone else [index]:
+            _fill(parts, valid.iloc[part], wanted, values, context)
     long = []
     for target, part in parts.items():
         measured = wanted.measured(inputs, target)

@@ -50,7 +50,7 @@ def checked(frame: pd.DataFrame, kind: str, path: str) -> pd.DataFrame:
     texts += [name for name in wanted.optional_names if name in present]
     odd = [name for name in texts if pd.api.types.infer_dtype(frame[name], skipna=True) not in {"string", "empty"}]
     frame = frame.assign(**{name: frame[name].astype(str).where(frame[name].notna()) for name in odd})
-    every = wanted.whole + wanted.sizes + wanted.optional + wanted.targets + wanted.twins
+    every = wanted.whole + wanted.sizes + wanted.amounts + wanted.optional + wanted.targets + wanted.twins
     numeric = {name: pd.to_numeric(frame[name], errors="coerce") for name in every if name in frame.columns}
     return frame.assign(**{name: values.astype(float) for name, values in numeric.items()}).reset_index(drop=True)
 
@@ -76,6 +76,8 @@ def invalid(inputs: pd.DataFrame, kind: Kind) -> pd.Series[str]:
             good = (inputs[name] > 0) & (inputs[name] <= MOST)
             good |= inputs[name].isna() & (name in kind.optional)
             reasons[~good] = f"{name} must be a positive number, at most {MOST:.0e}"
+    for name in reversed(kind.amounts):
+        reasons[~((inputs[name] >= 0) & (inputs[name] <= MOST))] = f"{name} must be zero or more, at most {MOST:.0e}"
     for name in reversed(kind.whole):
         good = (inputs[name] > 0) & (inputs[name] <= MOST) & (inputs[name] == np.floor(inputs[name]))
         reasons[~good] = f"{name} must be a positive whole number"

@@ -114,6 +114,7 @@ def linear(served: Served, tokens: Amount) -> Work:
         _stream(mine * (layer.query_width + layer.kv_width) / layout.tensor, count, "rotary and cache"),
         _product(served, mine, layer.hidden, layer.query_width / layout.tensor, "attention output"),
         *_exchange(served, mine, layout.tensor),
+        *_width_norm(served, mine),
         _norm(mine, layer, count),
         *(_experts(served, tokens) if layer.experts else _feed_forward(served, mine, layer.intermediate)),
     ]
@@ -196,6 +197,14 @@ def _exchange(served: Served, tokens: Amount, devices: int) -> list[Operation | 
         return []
     message = tokens * served.model.layer.hidden * ACTIVATION_BYTES
     return [Collective(kind="all_reduce", message_bytes=message, devices=devices, count=served.layers)]
+
+
+def _width_norm(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]:
+    """Norms over all heads at once: devices that hold some of them add up their squares, for queries and for keys."""
+    if served.model.layer.query_key_norm != "width" or served.layout.tensor == 1:
+        return []
+    count = 2 * served.layers
+    return [Collective(kind="all_reduce", message_bytes=tokens * 4, devices=served.layout.tensor, count=count)]
 
 
 def _combined(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]:

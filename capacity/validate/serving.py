@@ -1,0 +1,322 @@
+"""Kinds whose rows are whole LLM servers: at a fixed concurrency, under an open load, and a trace replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from capacity import catalogue
+from capacity.errors import InputError
+from capacity.fleet.flow import Flow, Outcome
+from capacity.phases import engine_step
+from capacity.phases.server import Server
+from capacity.spec import names
+from capacity.spec.model import TransformerModel
+from capacity.spec.names import Precision
+from capacity.timing.band import Estimate
+from capacity.validate.kind import Array, Context, Kind, Predicted
+from capacity.work.decoder_step import HALF, Layout, Served
+from capacity.work.models import architecture
+
+MILLISECONDS = 1e3
+SHORTEST = 0.8
+"""Lengths of a benchmark at fixed concurrency are uniform between this share of the nominal ones and all of it (the
+random range ratio of vLLM's and InferenceMAX' clients; measured means are 0.9 of the nominal)."""
+ROUNDS = 10
+"""Requests sent for each client (InferenceMAX: ten prompts a client)."""
+CLIENT_TIMEOUT_S = 300.0
+"""Clients of the load tables give up after this time, and only completed requests are counted."""
+EARLY_END_CV = 0.08
+"""Standard deviation ÷ mean of output lengths where the model ends before it must (assumed)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table of servers, with blanks as absent values."""
+
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        """Return a column's text, or nothing where it is blank or absent."""
+        value = self.values.get(name)
+        return "" if value is None or value != value else str(value)  # noqa: PLR0124  (a blank is not itself)
+
+    def number(self, name: str, default: float = 1.0) -> float:
+        """Return a column's number, or the default where it is blank or absent."""
+        value = self.values.get(name)
+        return default if value is None or value != value else float(value)  # noqa: PLR0124
+
+    @cached_property
+    def served(self) -> Served:
+        """The model as this row's server runs it.
+
+        Raises
+        ------
+        UnknownNameError, NotModeledError
+            For a model, an engine or a dtype that is not known.
+        """
+        profile = catalogue.model(names.model(self.text("model")))
+        if not isinstance(profile, TransformerModel):
+            raise InputError(f"{self.text('model')} is no language model")
+        model = architecture(profile)
+        tensor = int(self.number("tensor_parallel"))
+        expert = int(self.number("expert_parallel")) if model.layer.experts else 1
+        layout = Layout(
+            tensor=tensor, pipeline=int(self.number("pipeline_parallel")),
+            attention_data=int(self.number("attention_data_parallel")), expert=expert,
+            expert_tensor=int(self.number("moe_tensor_parallel", tensor)) if model.layer.experts else 1,
+        )  # fmt: skip
+        products = self._precision("gemm_dtype", self._precision("dtype", HALF))
+        return Served(
+            model=model, engine=names.engine(f"{self.text('engine')} {self.text('engine_version')}"), layout=layout,
+            products=products, expert_products=self._precision("moe_dtype", products),
+            kv_dtype=kv_dtype(products, experts=bool(model.layer.experts)),
+        )  # fmt: skip
+
+    def _precision(self, column: str, default: Precision) -> Precision:
+        name = self.text(column)
+        return names.dtype(name) if name else default
+
+    def server(self, context: Context, longest: float) -> Server:
+        """Return the row's server, which holds sequences of up to `longest` tokens."""
+        device = context.device(self.text("hardware"), "fused")
+        engine = self.served.engine
+        limits = {name: self.number(name, 0.0) or None for name in ("max_num_seqs", "max_num_batched_tokens")}
+        sequences, tokens = (int(value) if value else None for value in limits.values())
+        return Server(
+            served=self.served, device=device, context=int(longest),
+            engine=engine_step.chosen(context.shared.serving_engines, engine.family, engine.version),
+            max_sequences=sequences, max_batched_tokens=tokens,
+            given_kv_tokens=self.number("kv_cache_tokens", 0.0) or None,
+            memory_share=self.number("gpu_memory_utilization", 0.0) or None,
+        )  # fmt: skip
+
+
+def kv_dtype(products: Precision, *, experts: bool) -> str:
+    """Return the storage of keys and values that a table does not state (assumed).
+
+    Dense checkpoints in 8 bits or less come with scales for 8-bit keys and values; mixtures of experts that their makers
+    release in fp8 do not.
+    """
+    return "fp8" if products.compute != HALF.compute and not experts else HALF.compute
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What clients saw of the requests that were answered [s]; one value a request."""
+
+    arrival_s: Array
+    first_s: Array
+    end_s: Array
+    output_tokens: Array
+
+    @classmethod
+    def of(cls, flow: Flow, limit_s: float = np.inf) -> Seen:
+        """Return the requests served within `limit_s`."""
+        served = flow.at((flow.outcome == Outcome.SERVED) & (flow.time_s - flow.arrival_s <= limit_s))
+        return cls(
+            served.arrival_s, served.first_s - served.arrival_s, served.time_s - served.arrival_s,
+            served.output_tokens.astype(float),
+        )  # fmt: skip
+
+    @property
+    def token_s(self) -> Array:
+        """Time per output token after the first [s]; blank for answers of one token."""
+        return (self.end_s - self.first_s) / np.where(self.output_tokens > 1, self.output_tokens - 1, np.nan)
+
+
+def text_flow(arrival_s: Array, inputs: Array, outputs: Array, prefix: Array | None = None) -> Flow:
+    """Return requests with these arrivals and lengths."""
+    count = len(arrival_s)
+    nothing = np.zeros(count, np.int64)
+    groups = nothing - 1 if prefix is None else prefix.astype(np.int64)
+    blank = np.full(count, np.nan)
+    whole = [np.maximum(np.rint(part), 1).astype(np.int64) for part in (inputs, outputs)]
+    return Flow(np.arange(count), arrival_s, arrival_s, whole[0], whole[1], groups, nothing, blank)
+
+
+def closed_loop(row: Row, context: Context) -> Seen:
+    """Return what the clients of one row at fixed concurrency see."""
+    from capacity.fleet import generation  # noqa: PLC0415  (numba takes a second)
+    from capacity.fleet.continuous import ContinuousStage  # noqa: PLC0415
+
+    clients = int(row.number("concurrency"))
+    longest = row.number("input_tokens"), row.number("output_tokens")
+    server = row.server(context, sum(longest))
+    shares = np.random.default_rng(0).uniform(SHORTEST, 1.0, (2, ROUNDS * clients))
+    stage = ContinuousStage(server.table, generation.engine(server))
+    flow = stage.closed(clients, text_flow(np.zeros(ROUNDS * clients), longest[0] * shares[0], longest[1] * shares[1]))
+    return Seen.of(generation.seen(flow, server))
+
+
+def open_load(row: Row, context: Context) -> tuple[Seen, list[float]]:
+    """Return what the clients of one experiment see, and when each of its stages begins [s]."""
+    from capacity.fleet import generation  # noqa: PLC0415  (numba takes a second)
+    from capacity.fleet.continuous import ContinuousStage, Policy  # noqa: PLC0415
+
+    parts = [part.split("rps x ") for part in row.text("load").split(";")]
+    try:
+        rates = [(float(rate), float(length.rstrip("s "))) for rate, length in parts]
+    except ValueError:
+        raise InputError(f"load {row.text('load')!r} is no list of stages like '8rps x 600s;20rps x 600s'") from None
+    starts = np.cumsum([0.0] + [length for _, length in rates])
+    times = [start + np.arange(int(rate * length)) / rate for (rate, length), start in zip(rates, starts, strict=False)]
+    arrival_s = np.concatenate(times)
+    prompt = row.number("prompt_tokens_mean", row.number("system_prompt_tokens") + row.number("question_tokens"))
+    wanted = row.number("requested_output_tokens")
+    output = row.number("output_tokens_mean", wanted)
+    cv = EARLY_END_CV if output < 0.95 * wanted else 0.0
+    groups = int(row.number("prefix_groups") * row.number("users_per_group"))
+    server = row.server(context, max(prompt + 2 * output, row.number("max_model_len", 0.0)))
+    drawn = np.random.default_rng(0).normal(1.0, cv, len(arrival_s)).clip(0.2, 2.0)
+    flow = text_flow(arrival_s, np.full(len(arrival_s), prompt), output * drawn, np.arange(len(arrival_s)) % groups)
+    limits = generation.engine(server, prefix_tokens=(int(prompt) - 1,) * groups)
+    stage = ContinuousStage(server.table, limits, policy=Policy(timeout_s=CLIENT_TIMEOUT_S))
+    left = stage.advance(flow, np.inf)
+    return Seen.of(generation.seen(left, server), CLIENT_TIMEOUT_S), [float(start) for start in starts]
+
+
+def replay(rows: pd.DataFrame, context: Context) -> Seen:
+    """Return what the clients of one replayed trace see, in the order of `rows`."""
+    from capacity.fleet import generation  # noqa: PLC0415  (numba takes a second)
+    from capacity.fleet.continuous import ContinuousStage  # noqa: PLC0415
+
+    order = np.lexsort((rows["output_tokens"], rows["input_tokens"], rows["arrival_s"]))
+    sorted_rows = rows.iloc[order]
+    row = Row(sorted_rows.iloc[0].to_dict())
+    inputs, outputs = (sorted_rows[name].to_numpy(float) for name in ("input_tokens", "output_tokens"))
+    server = row.server(context, float((inputs + outputs).max()) + 1)
+    stage = ContinuousStage(server.table, generation.engine(server))
+    left = stage.advance(text_flow(sorted_rows["arrival_s"].to_numpy(float), inputs, outputs), np.inf)
+    left = generation.seen(left, server)
+    back = np.empty(len(rows), np.int64)
+    back[order] = np.argsort(left.request, kind="stable")
+    left = left.at(back)
+    return Seen(left.arrival_s, left.first_s - left.arrival_s, left.time_s - left.arrival_s, outputs[np.argsort(order)])
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[Row]:
+    return (Row(values) for values in frame.to_dict("records"))
+
+
+def _estimates(values: list[float], row: Row, context: Context, *, first: bool) -> Predicted:
+    """Return predictions with the band that servers left out of the fit showed."""
+    engine = row.served.engine
+    adds = engine_step.chosen(context.shared.serving_engines, engine.family, engine.version)
+    device = context.device(row.text("hardware"), "fused")
+    sigma = adds.first_log_sigma if first else adds.log_sigma
+    carried = max((float(np.max(error)) for error in device.errors.values()), default=0.0)
+    basis = "projected" if device.basis in {"projected", "assumed"} else "calibrated"
+    return Predicted.of(Estimate(np.array(values), {"servers": np.hypot(sigma, carried)}, basis))
+
+
+def _closed(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
+    row = next(_rows(rows))
+    del values
+    seen = closed_loop(row, context)
+    first_ms, token_ms = MILLISECONDS * float(seen.first_s.mean()), MILLISECONDS * float(np.nanmean(seen.token_s))
+    return {
+        "ttft_ms": _estimates([first_ms], row, context, first=True),
+        "tpot_ms": _estimates([token_ms], row, context, first=False),
+    }
+
+
+LOAD_TARGETS = {
+    "ttft_mean_ms": ("first_s", None), "ttft_p90_ms": ("first_s", 0.9), "ttft_p99_ms": ("first_s", 0.99),
+    "tpot_mean_ms": ("", None), "e2e_mean_ms": ("end_s", None), "e2e_p90_ms": ("end_s", 0.9),
+    "e2e_p99_ms": ("end_s", 0.99),
+}  # fmt: skip
+
+
+def _load(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
+    del values
+    told: dict[str, list[float]] = {name: [] for name in LOAD_TARGETS}
+    runs: dict[tuple[Any, ...], tuple[Seen, list[float]]] = {}
+    for row in _rows(rows):
+        key = tuple(str(row.values.get(name)) for name in EXPERIMENT)
+        if key not in runs:
+            runs[key] = open_load(row, context)
+        seen, starts = runs[key]
+        part = _stage(seen, starts, row.text("stage"))
+        token_s = (part.end_s.mean() - part.first_s.mean()) / max(part.output_tokens.mean() - 1, 1)
+        for name, (column, share) in LOAD_TARGETS.items():
+            each = getattr(part, column) if column else np.array([token_s])
+            told[name].append(MILLISECONDS * float(each.mean() if share is None else np.quantile(each, share)))
+    row = next(_rows(rows))
+    return {name: _estimates(part, row, context, first=name.startswith("ttft")) for name, part in told.items()}
+
+
+EXPERIMENT = (
+    "engine_version", "dtype", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "prefix_groups",
+    "users_per_group", "system_prompt_tokens", "question_tokens", "requested_output_tokens", "gpu_memory_utilization",
+    "prompt_tokens_mean", "output_tokens_mean",
+)  # fmt: skip
+"""Columns that tell experiments of one load apart."""
+
+
+def _stage(seen: Seen, starts: list[float], name: str) -> Seen:
+    """Return the requests that arrived in one stage of a load, or all for its summary.
+
+    Raises
+    ------
+    InputError
+        For a stage that the load does not have.
+    """
+    if name in {"", "summary"}:
+        return seen
+    number = name.removeprefix("stage_")
+    if not number.isdecimal() or int(number) >= len(starts) - 1:
+        raise InputError(f"stage {name!r} is none of summary, stage_0 … stage_{len(starts) - 2}")
+    begin, end = starts[int(number)], starts[int(number) + 1]
+    rows = (seen.arrival_s >= begin) & (seen.arrival_s < end)
+    return Seen(seen.arrival_s[rows], seen.first_s[rows], seen.end_s[rows], seen.output_tokens[rows])
+
+
+def _trace(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
+    del values
+    seen, row = replay(rows, context), next(_rows(rows))
+    told = {"ttft_s": seen.first_s, "end_to_end_s": seen.end_s, "tpot_s": seen.token_s}
+    return {
+        name: _estimates(list(part), row, context, first=name == "ttft_s") for name, part in told.items()
+    }  # fmt: skip
+
+
+def _given(frame: pd.DataFrame, target: str) -> Array:
+    return frame[target].to_numpy(dtype=float) if target in frame else np.full(len(frame), np.nan)
+
+
+def _trace_measured(frame: pd.DataFrame, target: str) -> Array:
+    """Return a request's times; the time per output token follows from the other two."""
+    if target != "tpot_s":
+        return _given(frame, target)
+    tokens = frame["output_tokens"].to_numpy(dtype=float)
+    return (_given(frame, "end_to_end_s") - _given(frame, "ttft_s")) / np.where(tokens > 1, tokens - 1, np.nan)
+
+
+OPTIONAL_NAMES = ("engine_version", "dtype", "gemm_dtype", "moe_dtype")
+KINDS: dict[str, Kind] = {
+    "serving_closed_loop": Kind(
+        group_by=("hardware", "engine", "model"), sizes=("input_tokens", "output_tokens", "concurrency"),
+        optional_names=OPTIONAL_NAMES, targets=("ttft_ms", "tpot_ms"), measured=_given, predict=_closed, alone=True,
+        optional=(
+            "tensor_parallel", "pipeline_parallel", "attention_data_parallel", "moe_tensor_parallel", "expert_parallel",
+        ),
+    ),
+    "serving_load": Kind(
+        group_by=("hardware", "engine", "model", "load", "tensor_parallel"), whole=("tensor_parallel",),
+        sizes=("requested_output_tokens", "question_tokens"), optional_names=("dtype", "arrivals"),
+        targets=tuple(LOAD_TARGETS), measured=_given, predict=_load,
+        optional=("max_num_batched_tokens", "max_num_seqs", "prefix_groups", "users_per_group", "max_model_len"),
+    ),
+    "serving_trace": Kind(
+        group_by=("hardware", "engine", "model", "tensor_parallel"), whole=("tensor_parallel",),
+        sizes=("input_tokens", "output_tokens"), amounts=("arrival_s",), optional_names=("dtype",),
+        optional=("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens"),
+        targets=("ttft_s", "end_to_end_s", "tpot_s"), measured=_trace_measured, predict=_trace,
+    ),
+}  # fmt: skip

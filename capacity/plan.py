@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ class PoolPlan:
     replicas_p10: int | None
     replicas_p90: int | None
     """Replicas if the step time were at its P10 or P90; None where the objective would then be missed."""
-    devices_per_replica: int
+    devices_per_replica: float
+    """Less than one where a replica is a slice of a device."""
     batch: int
     service: Estimate
     """Time of one batch through the pool [s]."""
@@ -66,7 +68,7 @@ class PoolPlan:
     @property
     def devices(self) -> int:
         """Devices to pay for, spares included."""
-        return (self.replicas + self.spare_replicas) * self.devices_per_replica
+        return math.ceil((self.replicas + self.spare_replicas) * self.devices_per_replica)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     items, users = scenario.catalogue.items, scenario.audience.users
     models = {name: resized(model, items, users) for name, model in given.models.items()}
     try:
-        pools = plan_pools(scenario, device, models)
+        pools = plan_pools(scenario, device, models, given.shared.serving_engines)
         jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, given), models)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))

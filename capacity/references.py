@@ -17,7 +17,7 @@ from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Scenario
-from capacity.spec.stages import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage
+from capacity.spec.stages import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage, ScoreStage, Stage
 from capacity.work.models import reading
 
 T = TypeVar("T")
@@ -29,9 +29,10 @@ class _Use:
 
     location: Location
     model: str
-    family: str | None
-    length: str = ""
-    """Key that sets how many tokens the model reads."""
+    families: tuple[str, ...]
+    """Those that can do it; none: all can."""
+    length: Location = ()
+    """Where it stands how many tokens the model reads."""
     tokens: int = 0
 
 
@@ -60,14 +61,15 @@ def models(scenario: Scenario, document: Document) -> dict[str, Model]:
 
 
 def _misuse(use: _Use, model: Model, document: Document) -> Iterator[Problem]:
-    if use.family is not None and model.family != use.family:
-        what = f"model {use.model} is of family {model.family!r}; what it is for needs {use.family!r}"
+    if use.families and model.family not in use.families:
+        wanted = " or ".join(repr(family) for family in use.families)
+        what = f"model {use.model} is of family {model.family!r}; what it is for needs {wanted}"
         yield _problem(document, (*use.location, "model"), what)
     elif isinstance(model, TransformerModel):
         try:
             reading(model, use.tokens)
         except CapacityError as error:
-            yield _problem(document, (*use.location, use.length), str(error))
+            yield _problem(document, use.length, str(error))
 
 
 def rates(scenario: Scenario, document: Document) -> Rates:
@@ -95,19 +97,28 @@ def _problem(document: Document, location: Location, what: str) -> Problem:
 
 def _uses(scenario: Scenario) -> Iterator[_Use]:
     for index, stage in enumerate(scenario.serving.stages):
-        place = ("serving", "stages", index)
-        match stage:
-            case EncodeStage():
-                yield _Use(place, stage.model, stage.family, "tokens", scenario.tokens(stage.tokens))
-            case GenerateStage():
-                tokens = scenario.tokens(stage.prompt_tokens) + stage.output_tokens
-                yield _Use(place, stage.model, stage.family, "prompt_tokens", tokens)
-            case RankStage() | NextItemStage() | FuseStage():
-                yield _Use(place, stage.model, stage.family)
+        yield from _of_stage(stage, ("serving", "stages", index), scenario)
     for index, job in enumerate(scenario.training):
-        yield _Use(("training", index), job.model, None, "tokens", scenario.tokens(job.tokens))
+        place = ("training", index)
+        yield _Use(place, job.model, (), (*place, "tokens"), scenario.tokens(job.tokens))
     for index, work in enumerate(scenario.batch):
         if work.model is not None:
-            encodes = work.task == "encode"
+            place, encodes = ("batch", index), work.task == "encode"
             tokens = scenario.tokens(work.tokens) if encodes else 0
-            yield _Use(("batch", index), work.model, "transformer" if encodes else None, "tokens", tokens)
+            yield _Use(place, work.model, ("transformer",) if encodes else (), (*place, "tokens"), tokens)
+
+
+def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Use]:
+    match stage:
+        case EncodeStage():
+            yield _Use(place, stage.model, (stage.family,), (*place, "tokens"), scenario.tokens(stage.tokens))
+        case GenerateStage():
+            length = (*place, "prompt_tokens")
+            tokens = scenario.tokens(stage.prompt_tokens) + stage.output_tokens
+            yield _Use(place, stage.model, (stage.family,), length, tokens)
+            if stage.speculation is not None and stage.speculation.model is not None:
+                yield _Use((*place, "speculation"), stage.speculation.model, (stage.family,), length, tokens)
+        case ScoreStage():
+            yield _Use(place, stage.model, stage.families)
+        case RankStage() | NextItemStage() | FuseStage():
+            yield _Use(place, stage.model, (stage.family,))

@@ -46,6 +46,7 @@ class Replica:
     waiting: list[Request] = field(default_factory=list)
     running: list[Request] = field(default_factory=list)
     reading: list[Request] = field(default_factory=list)
+    chunks: list[tuple[int, int]] = field(default_factory=list)  # tokens read in this step, tokens before them
     used: int = 0
     users: dict[int, int] = field(default_factory=dict)
     unused: list[int] = field(default_factory=list)  # prefixes nobody uses, the longest unused first
@@ -58,8 +59,19 @@ class Replica:
     back_s: float = math.inf
 
     @property
-    def load(self) -> int:
+    def load(self):
         return len(self.waiting) + len(self.running)
+
+
+def flow(times_s, prompts, outputs, prefixes=None, first_s=None) -> Flow:
+    """Return requests as they reach the stage; lengths may be one for all."""
+    times = np.asarray(times_s, float)
+    count = len(times)
+    none, zeros = np.full(count, -1), np.zeros(count, np.int64)
+    prefix = none if prefixes is None else np.asarray(prefixes)
+    first = np.full(count, np.nan) if first_s is None else np.asarray(first_s, float)
+    lengths = (np.broadcast_to(np.asarray(value, np.int64), count).copy() for value in (prompts, outputs))
+    return Flow(np.arange(count), times, times, *lengths, prefix, zeros, first)
 
 
 def straight(row, position):
@@ -78,16 +90,10 @@ class Plain:
         self.busy_s = [0.0] * replicas
         self.most_used = [0] * replicas
         self.running_area_s = [0.0] * replicas
-        self.steps_by_sequences = [0] * (engine.max_sequences + 1)
         self.now_s, self.clients = 0.0, None
-
-    # tokens and blocks
 
     def grown(self, steps):
         return int(steps * self.engine.tokens_per_step)
-
-    def decode_steps(self, request):
-        return math.ceil((request.output - 1) / self.engine.tokens_per_step)
 
     def shared_blocks(self, prefix):
         return self.engine.prefix_tokens[prefix] // self.engine.block_tokens
@@ -115,9 +121,8 @@ class Plain:
             spared = max(spared, self.shared_blocks(prefix) * block)
         if request.has_kv:
             spared = request.prompt
-        need = self.blocks(request, request.target)
-        if request.shares and prefix not in replica.users:
-            need += self.shared_blocks(prefix)
+        alone = request.shares and prefix not in replica.users
+        need = self.blocks(request, request.target) + (self.shared_blocks(prefix) if alone else 0)
         if not engine.chunked and request.length - spared > budget:
             return False
         if replica.running and replica.used + need > engine.kv_blocks:
@@ -143,8 +148,6 @@ class Plain:
                 replica.used -= self.shared_blocks(request.prefix)
                 if not (request.created and request.done < request.length):
                     replica.unused.append(request.prefix)
-
-    # one step
 
     def begin(self, index):
         replica, engine = self.replicas[index], self.engine
@@ -172,9 +175,8 @@ class Plain:
                 need = self.blocks(request, request.tokens + more) - self.blocks(request, request.tokens)
                 while replica.used + need > self.engine.kv_blocks and len(replica.running) > 1:
                     replica.unused.clear()
-                    victim = replica.running[-1]
-                    self.preempt(replica, victim, more if victim in replica.running[:place] else 0)
-                    calm = False
+                    victim, calm = replica.running[-1], False
+                    self.preempt(replica, victim)
                     if victim is request:
                         break
                 else:
@@ -184,11 +186,11 @@ class Plain:
             place += 1
         return calm
 
-    def preempt(self, replica, request, more):
+    def preempt(self, replica, request):
         self.preemptions += 1
         self.free(replica, request, request.tokens if request.decoding else request.target)
         if request.decoding:
-            request.target = request.tokens - more + 1
+            request.target = request.tokens + 1
             request.length = request.prompt + self.engine.beams * (request.target - request.prompt)
         request.decoding, request.done, request.deadline_s = False, 0, math.inf
         replica.running.remove(request)
@@ -196,8 +198,7 @@ class Plain:
 
     def read(self, replica, budget, admit):
         replica.chunks = []
-        unread = [request for request in replica.running if not request.decoding]
-        for request in unread:
+        for request in [request for request in replica.running if not request.decoding]:
             budget = self.read_chunk(replica, request, budget)
         while admit and budget > 0 and replica.waiting:
             if (len(replica.running) + 1) * self.engine.beams > self.engine.max_sequences:
@@ -218,25 +219,22 @@ class Plain:
 
     def step_s(self, replica):
         table, engine = self.table, self.engine
-        contexts = [
-            request.joined[0] + engine.tokens_per_step * (replica.steps + 1 - request.joined[1])
-            for request in replica.running
-            if request.decoding and replica.decodes
-        ]
+        joined = [request.joined for request in replica.running if request.decoding and replica.decodes]
+        contexts = [tokens + engine.tokens_per_step * (replica.steps + 1 - step) for tokens, step in joined]
         decoding = len(contexts) * engine.beams
         sequences = decoding + len(replica.reading) * engine.beams
-        prompt_tokens = sum(tokens for tokens, _ in replica.chunks) if replica.reading else 0
+        prompt_tokens = sum(tokens for tokens, _ in replica.chunks)
         device_s = table.linear_s[decoding * engine.verified_tokens + prompt_tokens]
         if contexts:
             mean = sum(contexts) / len(contexts)
             device_s += straight(table.decode_s[decoding], mean / table.context_step)
-        for tokens, before in replica.chunks if replica.reading else ():
+        for tokens, before in replica.chunks:
             row = tokens / table.query_step
             above = min(int(row), len(table.prefill_s) - 2)
             top, bottom = (straight(table.prefill_s[above + more], before / table.start_step) for more in (0, 1))
             device_s += top + (bottom - top) * (row - above)
         total_s = max(device_s, table.floor_s[sequences]) + table.host_s[sequences]
-        return total_s + (table.prompt_s if replica.reading else 0.0)
+        return total_s + (table.prompt_s if replica.chunks else 0.0)
 
     def end(self, index):
         replica, engine = self.replicas[index], self.engine
@@ -245,7 +243,6 @@ class Plain:
         step_s = self.now_s - replica.start_s
         self.busy_s[index] += step_s
         decoding = [request for request in replica.running if request.decoding and replica.decodes]
-        self.steps_by_sequences[engine.beams * (len(decoding) + len(replica.reading))] += 1
         seen_s = self.now_s + engine.visible_after_s + engine.visible_after_steps * step_s
         replica.steps += replica.decodes
         for request in decoding:
@@ -269,8 +266,6 @@ class Plain:
             self.free(replica, request, request.tokens)
             self.leave(request, seen_s, Outcome.SERVED)
 
-    # requests
-
     def leave(self, request, time_s, outcome):
         self.gone.append((time_s, request.number, request.first_s, int(outcome)))
         if request.client >= 0:
@@ -278,7 +273,7 @@ class Plain:
 
     def renew(self, request):
         cached = self.engine.prompts_cached
-        request.steps_left = max(self.decode_steps(request), int(cached))
+        request.steps_left = max(math.ceil((request.output - 1) / self.engine.tokens_per_step), int(cached))
         request.target = request.prompt + cached
         request.length = request.prompt + cached * self.engine.beams
         request.done, request.tokens, request.decoding = 0, 0, False
@@ -297,14 +292,12 @@ class Plain:
             self.arrive(request)
 
     def arrive(self, request):
-        index = self.route(request)
+        index, limit = self.route(request), self.policy.queue_limit
         if index is None:
-            self.leave(request, self.now_s, Outcome.FAILED)
-            return
+            return self.leave(request, self.now_s, Outcome.FAILED)
         replica = self.replicas[index]
-        if len(replica.waiting) >= self.policy.queue_limit:
-            self.leave(request, self.now_s, Outcome.SHED)
-            return
+        if limit is not None and len(replica.waiting) >= limit:
+            return self.leave(request, self.now_s, Outcome.SHED)
         request.deadline_s = self.now_s + self.policy.timeout_s
         replica.waiting.append(request)
         if replica.up and replica.end_s == math.inf:
@@ -323,11 +316,8 @@ class Plain:
         least = min(up, key=lambda index: self.replicas[index].load)
         if self.policy.routing == "prefix-aware" and request.prefix >= 0:
             most = self.replicas[least].load + self.policy.imbalance
-            holders = [
-                index for index in up
-                if request.prefix in [*self.replicas[index].users, *self.replicas[index].unused]
-                and self.replicas[index].load <= most
-            ]  # fmt: skip
+            near = [index for index in up if self.replicas[index].load <= most]
+            holders = [i for i in near if request.prefix in {*self.replicas[i].users, *self.replicas[i].unused}]
             return min(holders, key=lambda index: self.replicas[index].load) if holders else least
         return least
 
@@ -344,8 +334,6 @@ class Plain:
             replica.waiting.remove(request)
             self.again(request, Outcome.TIMED_OUT)
 
-    # replicas
-
     def change(self):
         lost = []
         for replica in self.replicas:
@@ -361,26 +349,23 @@ class Plain:
             else:
                 replica.back_s = max(replica.back_s, up_s)
         stuck = [index for index, r in enumerate(self.replicas) if r.waiting and not r.up and r.back_s == math.inf]
+        homeless = []
         for index in sorted({*lost, *stuck}):
             old = self.replicas[index]
             if not old.idle:
                 self.busy_s[index] += self.now_s - old.start_s
-            new = self.replicas[index] = Replica(up=False, back_s=old.back_s, steps=old.steps, waiting=old.waiting)
-            for request in [*old.running, *old.waiting]:
-                if request not in old.running:
-                    new.waiting.remove(request)
-                self.renew(request)
-                self.again(request, Outcome.FAILED)
+            waiting = [*old.running, *old.waiting]
+            self.replicas[index] = Replica(up=False, back_s=old.back_s, steps=old.steps, waiting=waiting)
+            homeless += [(self.replicas[index], request) for request in waiting]
+        for replica, request in homeless:
+            replica.waiting.remove(request)
+            self.renew(request)
+            self.again(request, Outcome.FAILED)
 
     def run(self, flow: Flow, clients=0, ramp_s=0.0):
         """Serve a flow, or its lengths to clients in a closed loop; return (time, number, first token, outcome)."""
-        coming = [
-            Request(*row)
-            for row in zip(
-                flow.request.tolist(), flow.time_s.tolist(), flow.input_tokens.tolist(), flow.output_tokens.tolist(),
-                flow.prefix.tolist(), flow.first_s.tolist(), strict=True,
-            )
-        ]  # fmt: skip
+        columns = (flow.request, flow.time_s, flow.input_tokens, flow.output_tokens, flow.prefix, flow.first_s)
+        coming = [Request(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         coming.reverse()
         if clients:
             self.clients = [ramp_s * client / clients for client in range(clients)]
@@ -393,8 +378,7 @@ class Plain:
             ends = [replica.end_s for replica in self.replicas]
             late = [min((r.deadline_s for r in replica.waiting), default=math.inf) for replica in self.replicas]
             now_s = min(arrival_s, change_s, *ends, *late)
-            inside = any(replica.load for replica in self.replicas)
-            if now_s == math.inf or not (coming or inside):
+            if now_s == math.inf or not (coming or any(replica.load for replica in self.replicas)):
                 return sorted(self.gone)
             for index, replica in enumerate(self.replicas):
                 self.running_area_s[index] += len(replica.running) * (now_s - self.now_s)
@@ -414,12 +398,3 @@ class Plain:
                     self.begin(index)
                 else:
                     self.drop_late(index)
-
-
-def quantiles(gone, flow):
-    """Return p50 and p99 of time to first token and end to end of those served [s]."""
-    arrival_s = dict(zip(flow.request.tolist(), flow.arrival_s.tolist(), strict=True))
-    served = [
-        (first - arrival_s[number], time - arrival_s[number]) for time, number, first, outcome in gone if not outcome
-    ]
-    return np.percentile(np.array(served), [50, 99], axis=0)

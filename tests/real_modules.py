@@ -13,9 +13,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import real_recommenders
 
 from capacity import catalogue
-from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.spec.model import (
+    DlrmModel,
+    FactorizationModel,
+    FusionScorerModel,
+    HstuModel,
+    IdRankerModel,
+    LstmModel,
+    Model,
+    TransformerModel,
+)
 
 torch = pytest.importorskip("torch", reason="the real modules need torch: pip install 'capacity-planner[calibrate]'")
 transformers = pytest.importorskip("transformers", reason="the real modules need transformers")
@@ -142,6 +152,8 @@ _MODULES = {
     IdRankerModel: IdRanker,
     FactorizationModel: Factorization,
     FusionScorerModel: FusionScorer,
+    DlrmModel: real_recommenders.Dlrm,
+    HstuModel: real_recommenders.Hstu,
 }
 
 

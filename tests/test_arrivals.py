@@ -22,8 +22,8 @@ from capacity.fleet.lengths import (
     Lognormal,
     Prefixes,
     Text,
-    hit_rate_of,
 )
+from capacity.work.caching import hit_rate_of
 
 TRACE = Trace(np.array([0.0, 0.0, 1.0, 4.0]), np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]))
 PROCESSES = (

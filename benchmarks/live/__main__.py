@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.live.predict import QUANTILES
@@ -44,13 +45,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--loads", type=int, default=3)
     parser.add_argument("--duration-s", type=float, default=40.0)
-    parser.add_argument("--output", type=Path, default=Path("live-proof"), help="folder for the three records")
+    parser.add_argument("--output", type=Path, help="folder for the records; a new temporary one by default")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    with rig(options.output / "server.log") as running:
-        rows = proof(running, options.seed, Plan(loads=options.loads, duration_s=options.duration_s), options.output)
+    folder = options.output or Path(tempfile.mkdtemp(prefix="live-proof-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with rig(folder / "server.log") as running:
+        rows = proof(running, options.seed, Plan(loads=options.loads, duration_s=options.duration_s), folder)
     print(shown(rows))
-    print(f"calibration, predictions and measurements: {options.output}")
+    print(f"calibration, predictions and measurements: {folder}")
     return 0
 
 

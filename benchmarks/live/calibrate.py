@@ -24,8 +24,6 @@ MOST_TOKENS = MAX_BATCH * LONGEST[-1]
 TOKEN_STEP = 4
 REST_S = 4e-3
 """Pause before a batch: a worker that waits for requests finds its caches and its core cold."""
-OWN, TRIES = 0.97, 5
-"""Share of a call that its process must have had the core, and how often it is tried."""
 MIDDLE = (0.159, 0.841)
 """Quantiles between which a normal distribution has two standard deviations: outliers are not the encoder's."""
 VARIANTS = 8
@@ -53,7 +51,7 @@ class Calibration:
     hold_s
         How long a lone request is held for others [s].
     shared, contaminated, unstable
-        Shares of the batches that had to share their core, of those beside a slow reference kernel, and of the sizes
+        Shares of the time that others had the core, of the batches beside a slow reference kernel, and of the sizes
         whose median is not worth trusting.
     """
 
@@ -70,26 +68,21 @@ class Calibration:
 
 @dataclass(slots=True)
 class _RestedClock:
-    """Wall time of calls that each come after a pause, run again while others had the core meanwhile."""
+    """What calls take of the core, each after a pause: while others have the core the clock stands still."""
 
-    calls: int = 0
-    shared: int = 0
+    wall_s: float = 0.0
+    own_s: float = 0.0
 
     def time(self, run: Run, inner: int) -> float:
-        """Return the wall time of all `inner` calls without the pauses [s]."""
-        return sum(self._once(run) for _ in range(inner))
-
-    def _once(self, run: Run) -> float:
-        for _ in range(TRIES):
+        """Return the time of the core that all `inner` calls take [s]."""
+        before_s = self.own_s
+        for _ in range(inner):
             time.sleep(REST_S)
-            start_s, own_s = time.perf_counter(), time.process_time()
+            wall_s, own_s = time.perf_counter(), time.process_time()
             run()
-            wall_s, own_s = time.perf_counter() - start_s, time.process_time() - own_s
-            self.calls += 1
-            if own_s >= OWN * wall_s:
-                break
-            self.shared += 1
-        return wall_s
+            self.own_s += time.process_time() - own_s
+            self.wall_s += time.perf_counter() - wall_s
+        return self.own_s - before_s
 
 
 def batch_timings(rounds: int) -> tuple[list[tuple[int, Timing]], float]:
@@ -100,7 +93,7 @@ def batch_timings(rounds: int) -> tuple[list[tuple[int, Timing]], float]:
     list
         Tokens, padding included, and timing of each size.
     float
-        Share of the calls that had to share the core.
+        Share of the time that others had the core.
     """
     random, clock = np.random.default_rng(0), _RestedClock()
     sizes = [(items, longest) for items in ITEMS for longest in LONGEST]
@@ -108,7 +101,7 @@ def batch_timings(rounds: int) -> tuple[list[tuple[int, Timing]], float]:
     effort = Effort(rounds, warmup_s=0.1, round_limit_s=120.0)
     timings = list(measured(cases, Backend.local("cpu", threads=1).reference(), clock, effort))
     found = [(items * longest, timing) for (items, longest), timing in zip(sizes, timings, strict=True)]
-    return found, clock.shared / clock.calls
+    return found, 1 - clock.own_s / clock.wall_s
 
 
 def _batches(random: Generator, items: int, longest: int) -> Callable[[], object]:

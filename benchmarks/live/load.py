@@ -23,6 +23,8 @@ from capacity.fleet.flow import Times
 
 LEAD_S = 0.05
 """From the call to the first request's time 0."""
+MOST_OPEN = 900
+"""Requests in flight: `select`, which alone waits for less than a millisecond, takes 1,024 files."""
 PATIENCE_S = 60.0
 """Longest wait for any answer."""
 
@@ -92,6 +94,8 @@ def drive(port: int, path: str, times_s: Times, bodies: Sequence[bytes]) -> Answ
     while sent < count or busy:
         now_s = time.perf_counter() - start_s
         if sent < count and times_s[sent] <= now_s:
+            if len(busy) >= MOST_OPEN:
+                raise CapacityError(f"the server is overloaded: {MOST_OPEN} requests wait for their answers")
             connection = idle.pop() if idle else _connected(port)
             connection.request, late_s[sent] = sent, now_s - times_s[sent]
             connection.socket.sendall(messages[sent])

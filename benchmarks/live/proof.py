@@ -18,6 +18,8 @@ from benchmarks.live.server import ENCODE, Rig
 from capacity.errors import CapacityError
 from capacity.fleet.flow import Times
 
+SIMULATIONS = 20
+"""Runs of the same requests that a prediction is the mean of."""
 CHECKED = 20
 """Answers of a run compared with the encoder's own."""
 
@@ -115,10 +117,12 @@ def _written(path: Path, record: object) -> str:
 
 
 def _said(calibration: Calibration, workload: Workload, seed: int) -> Prediction:
-    latency_s, mean_batch = predicted(calibration, workload, seed)
+    """Return what the simulator says of a workload: means over `SIMULATIONS` draws of how batch times vary."""
+    runs = [predicted(calibration, workload, seed + number) for number in range(SIMULATIONS)]
     return Prediction(
-        workload.load, workload.rate, len(workload.tokens), float(workload.tokens.mean()), mean_batch,
-        quantiles(latency_s),
+        workload.load, workload.rate, len(workload.tokens), float(workload.tokens.mean()),
+        mean_batch=float(np.mean([mean_batch for _, mean_batch in runs])),
+        latency_s=np.mean([quantiles(latency_s) for latency_s, _ in runs], axis=0).tolist(),
     )  # fmt: skip
 
 

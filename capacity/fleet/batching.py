@@ -27,19 +27,19 @@ ROW = np.dtype([
 """A row of a `Flow`."""
 SLOT = np.dtype([("left", WHOLE), ("ties", WHOLE), ("tries", WHOLE), ("tried_s", REAL), ("bucket", WHOLE)])
 """A request inside: texts to be done (0: it has left), queues and batches that name the slot, tries, length bucket."""
-PART = np.dtype([("entered_s", REAL), ("queue", WHOLE), ("texts", WHOLE)])
-"""What of a request waits for one shard: since when, where, and texts that no batch has taken."""
+PART = np.dtype([("entered_s", REAL), ("queue", WHOLE), ("texts", WHOLE), ("touched", np.bool_)])
+"""What of a request waits for one shard: since when, where, texts that no batch has taken, whether one took some."""
 STATION = np.dtype([("parts", WHOLE), ("load", WHOLE), ("idle", WHOLE)])
 """Parts that wait, texts that wait or are being served, free lanes."""
 LANE = np.dtype([("busy", np.bool_), ("filled", WHOLE), ("started_s", REAL), ("busy_s", REAL)])
 END = np.dtype([("time_s", REAL), ("lane", WHOLE)])
 NOW = np.dtype([
     ("time_s", REAL), ("inside", WHOLE), ("waiting", WHOLE), ("busy", WHOLE), ("ends", WHOLE), ("free", WHOLE),
-    ("due", WHOLE), ("turn", WHOLE), ("started", WHOLE), ("out", WHOLE), ("inside_s", REAL), ("waiting_s", REAL),
-    ("busy_s", REAL),
+    ("due", WHOLE), ("late", WHOLE), ("turn", WHOLE), ("started", WHOLE), ("out", WHOLE), ("inside_s", REAL),
+    ("waiting_s", REAL), ("busy_s", REAL),
 ])  # fmt: skip
-"""Last event [s]; requests inside, parts waiting, lanes busy, ends in the heap, free slots; the part next to have waited
-long enough; the replica whose turn it is; batches started; rows returned; integrals over time [s]."""
+"""Last event [s]; requests inside, parts waiting, lanes busy, ends in the heap, free slots; the parts next to have
+waited long enough and too long; whose turn it is; batches started; rows returned; integrals over time [s]."""
 
 
 class Rules(NamedTuple):
@@ -69,7 +69,7 @@ class State(NamedTuple):
 
     A station is a set of lanes with queues of its own, one for each length bucket: one station for each shard, and
     where queues are not shared, for each replica; the last is where requests wait when none is up. `line` and `age` are
-    doubly linked lists (before, after): each queue, and all parts that wait untouched, the oldest first. Their ends
+    doubly linked lists (before, after): each queue, and all parts that wait, the oldest first. Their ends
     are places before the first part's; −1: not in the list.
     """
 
@@ -207,11 +207,11 @@ def enter(state: State, rules: Rules, replica: int, part: int, now_s: float) -> 
         state.parts[part],
     )
     number = replica * rules.shards + (part - end - 1) % rules.shards
-    waits.entered_s, waits.queue = now_s, number * rules.buckets + slot.bucket
+    waits.entered_s, waits.queue, waits.touched = now_s, number * rules.buckets + slot.bucket, False
     append(state.line, waits.queue, part)
     append(state.age, end, part)
-    if now.due == end:
-        now.due = part
+    now.due = part if now.due == end else now.due
+    now.late = part if now.late == end else now.late
     state.waiting[waits.queue] += waits.texts
     state.stations[number].parts += 1
     state.stations[number].load += waits.texts
@@ -221,12 +221,13 @@ def enter(state: State, rules: Rules, replica: int, part: int, now_s: float) -> 
 
 
 @inlined
-def touch(state: State, part: int) -> None:
-    """Take a part off the list of those that wait untouched."""
-    if state.age[part, 0] >= 0:
-        if state.now[0].due == part:
-            state.now[0].due = state.age[part, 1]
-        remove(state.age, part)
+def unlink(state: State, part: int) -> None:
+    """Take a part off its queue's list and that of all parts that wait."""
+    now = state.now[0]
+    now.due = state.age[part, 1] if now.due == part else now.due
+    now.late = state.age[part, 1] if now.late == part else now.late
+    remove(state.age, part)
+    remove(state.line, part)
 
 
 @compiled
@@ -234,8 +235,7 @@ def withdraw(state: State, rules: Rules, part: int) -> None:
     """Take a part out of its queue, unserved."""
     waits = state.parts[part]
     station = state.stations[waits.queue // rules.buckets]
-    touch(state, part)
-    remove(state.line, part)
+    unlink(state, part)
     state.waiting[waits.queue] -= waits.texts
     station.parts -= 1
     station.load -= waits.texts
@@ -292,12 +292,12 @@ def start(state: State, rules: Rules, queue: int, lane: int, now_s: float) -> No
     while room > 0 and state.waiting[queue] > 0:
         part = state.line[queue, 1]
         slot, taken = slot_of(state, rules, part), min(room, state.parts[part].texts)
-        touch(state, part)
         state.parts[part].texts -= taken
+        state.parts[part].touched = True
         state.waiting[queue] -= taken
         room -= taken
         if state.parts[part].texts == 0:
-            remove(state.line, part)
+            unlink(state, part)
             state.stations[queue // rules.buckets].parts -= 1
             now.waiting -= 1
         else:

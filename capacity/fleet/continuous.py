@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from capacity.errors import CapacityError
 from capacity.fleet import continuous_kernel as kernel
 from capacity.fleet import continuous_setup as setup
-from capacity.fleet.continuous_state import Records
+from capacity.fleet.continuous_state import Records, Routing
 from capacity.fleet.flow import Flow
 from capacity.fleet.replicas import Replicas, born, key_of
 from capacity.phases.step_table import StepTable
-
-Routing = Literal["round-robin", "least-loaded", "prefix-aware"]
-UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +64,15 @@ class Policy:
     """The replica with the fewest requests; or, if no fuller than that by more than `imbalance`, one that holds the
     request's prefix."""
     imbalance: int = 8
-    queue_limit: int = UNLIMITED
-    """Requests waiting at a replica beyond which it sheds."""
+    queue_limit: int | None = None
+    """Most requests that wait at a replica; more are shed."""
     timeout_s: float = inf
     """Longest a request waits for its first step before it tries elsewhere [s]."""
     retries: int = 0
     """Times a request tries again after a timeout or the loss of its replica."""
+
+
+ONE, PLAIN = Replicas(), Policy()
 
 
 class ContinuousStage:
@@ -94,7 +94,7 @@ class ContinuousStage:
     """
 
     def __init__(
-        self, table: StepTable, engine: Engine, replicas: Replicas = Replicas(), policy: Policy = Policy(),
+        self, table: StepTable, engine: Engine, replicas: Replicas = ONE, policy: Policy = PLAIN,
         seed: int = 0, name: str = "",
     ) -> None:  # fmt: skip
         _check(table, engine, policy)
@@ -117,7 +117,7 @@ class ContinuousStage:
         Flow
             `time_s`: when their last token was seen [s]; with `first_s` and `outcome`.
         """
-        self._simulate(setup.rows(flow), until_s)
+        self._simulate(setup.rows(flow, len(self._state.prefix_tokens)), until_s)
         order = np.lexsort((self._held["request"], self._held["time_s"]))
         rows = self._held[order]
         ready = len(rows) if until_s == inf else int(np.searchsorted(rows["time_s"], until_s))
@@ -181,6 +181,8 @@ def _check(table: StepTable, engine: Engine, policy: Policy) -> None:
     tokens = engine.max_sequences * engine.verified_tokens
     rules = (
         (policy.routing in get_args(Routing), f"routing {policy.routing!r}; allowed: {', '.join(get_args(Routing))}"),
+        (min(engine.kv_blocks, engine.block_tokens) >= 1, "kv_blocks and block_tokens must be at least 1"),
+        (0 <= engine.prefix_hit_rate <= 1, "prefix_hit_rate must be from 0 to 1"),
         (policy.timeout_s > 0, "timeout_s must be positive"),
         (1 <= engine.beams <= engine.max_sequences, "beams must be between 1 and max_sequences"),
         (engine.tokens_per_step >= 1, "tokens_per_step must be at least 1"),

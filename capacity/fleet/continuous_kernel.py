@@ -6,18 +6,17 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from capacity.fleet.continuous_state import (
     Floats,
     Records,
     State,
-    compiled,
     crossings,
     evict,
     first,
     grown,
+    lean,
     link,
     own_blocks,
     put,
@@ -33,14 +32,14 @@ from capacity.fleet.continuous_steps import (
     tally,
 )
 from capacity.fleet.flow import Outcome
-from capacity.fleet.replicas import DRAINING, FAILED, STARTING, UP, Life, apply, release
+from capacity.fleet.replicas import DRAINING, FAILED, STARTING, UP, Life, apply, compiled, release
 
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
 SHED, TIMED_OUT, LOST = int(Outcome.SHED), int(Outcome.TIMED_OUT), int(Outcome.FAILED)
 Statuses: TypeAlias = NDArray[np.int8]
 
 
-@njit(cache=True)
+@compiled
 def run(state: State, life: Life, until_s: float) -> bool:
     """Simulate to `until_s`, that moment left out; return False when requests wait for more rows in `slots`.
 
@@ -74,7 +73,7 @@ def run(state: State, life: Life, until_s: float) -> bool:
             release_idle(state, life, index, now_s)
 
 
-@njit(cache=True)
+@compiled
 def release_idle(state: State, life: Life, index: int, now_s: float) -> None:
     """Let a draining replica go when its last request has left."""
     replica = state.replicas[index]
@@ -83,7 +82,7 @@ def release_idle(state: State, life: Life, index: int, now_s: float) -> None:
         release(life, index, now_s)
 
 
-@compiled
+@lean
 def worked_s(state: State, now_s: float) -> float:
     """Return the replica-seconds worked so far, a replica counted by its sequences or its KV, whichever is fuller [s].
 
@@ -94,10 +93,10 @@ def worked_s(state: State, now_s: float) -> float:
         tally(state.replicas[index], now_s)
         running_s += state.replicas[index].running_area_s
         kv_s += state.replicas[index].kv_area_s
-    return max(running_s * rules.beams / rules.max_sequences, kv_s / rules.kv_blocks)
+    return float(max(running_s * rules.beams / rules.max_sequences, kv_s / rules.kv_blocks))
 
 
-@compiled
+@lean
 def waiting(state: State) -> int:
     """Return how many requests wait."""
     count = 0
@@ -106,7 +105,7 @@ def waiting(state: State) -> int:
     return count
 
 
-@compiled
+@lean
 def take(state: State, now_s: float) -> None:
     """Let the next request in; one that no replica can ever hold fails."""
     rules, totals = state.rules[0], state.totals[0]
@@ -131,7 +130,7 @@ def take(state: State, now_s: float) -> None:
         arrive(state, row, now_s)
 
 
-@compiled
+@lean
 def renew(state: State, slot: Records) -> None:
     """Make a request as it was when it came."""
     rules = state.rules[0]
@@ -143,7 +142,7 @@ def renew(state: State, slot: Records) -> None:
     slot.last_s = slot.first_s
 
 
-@compiled
+@lean
 def arrive(state: State, row: int, now_s: float) -> None:
     """Put a request at the end of a replica's queue, or turn it away."""
     rules, slot = state.rules[0], state.slots[row]
@@ -167,7 +166,7 @@ def arrive(state: State, row: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@compiled
+@lean
 def route(state: State, slot: Records) -> int:
     """Return the replica that gets a request; where none is up, that which is back first; -1 if none ever is."""
     rules, totals, count = state.rules[0], state.totals[0], state.rules[0].replicas
@@ -183,7 +182,7 @@ def route(state: State, slot: Records) -> int:
             totals.turn = (totals.turn + 1) % count
         chosen = totals.turn
         totals.turn = (totals.turn + 1) % count
-        return chosen
+        return int(chosen)
     if rules.routing == PREFIX_AWARE and slot.prefix >= 0:
         half, best = len(state.loads) // 2, state.loads[1] + rules.imbalance
         holder = -1
@@ -197,7 +196,7 @@ def route(state: State, slot: Records) -> int:
     return least
 
 
-@compiled
+@lean
 def drop_late(state: State, index: int, now_s: float) -> None:
     """Take those out of a queue that waited too long."""
     replica = state.replicas[index]
@@ -216,7 +215,7 @@ def drop_late(state: State, index: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@compiled
+@lean
 def try_again(state: State, row: int, now_s: float, outcome: int) -> None:
     """Send a request to a replica once more, or give it up with `outcome`."""
     slot = state.slots[row]
@@ -227,7 +226,7 @@ def try_again(state: State, row: int, now_s: float, outcome: int) -> None:
         arrive(state, row, now_s)
 
 
-@compiled
+@lean
 def change(state: State, status: Statuses, change_s: Floats, now_s: float) -> None:
     """Let replicas come and go: requests of those lost begin anew elsewhere."""
     for index in range(len(status)):
@@ -245,28 +244,34 @@ def change(state: State, status: Statuses, change_s: Floats, now_s: float) -> No
         stuck = replica.waiting > 0 and replica.back_s == np.inf
         if status[index] not in (UP, DRAINING) and (replica.up == 1 or stuck):
             lose(state, index, now_s)
+    for index in range(len(status)):
+        while state.replicas[index].lost > 0:
+            state.replicas[index].lost -= 1
+            state.replicas[index].waiting -= 1
+            row = state.slots[index].next
+            unlink(state.slots, row)
+            renew(state, state.slots[row])
+            try_again(state, row, now_s, LOST)
+        schedule(state, index)
 
 
-@compiled
+@lean
 def lose(state: State, index: int, now_s: float) -> None:
-    """Take a replica down: its requests begin anew elsewhere."""
+    """Take a replica down; its requests are in its queue then, to be sent elsewhere."""
     replica = state.replicas[index]
     if replica.end_s < np.inf and replica.steps > 0:
         stop_short(state, index, now_s)
     replica.up, replica.steps, replica.end_s = 0, 0, np.inf
-    running, queued = replica.running, replica.waiting
-    forget(state, index)
-    schedule(state, index)
-    for place in range(running + queued):
-        row = state.slots[index + state.rules[0].replicas if place < running else index].next
+    for _ in range(replica.running):
+        row = state.slots[index + state.rules[0].replicas].prev
         unlink(state.slots, row)
-        replica.waiting -= 0 if place < running else 1
-        renew(state, state.slots[row])
-        try_again(state, row, now_s, LOST)
-    schedule(state, index)
+        link(state.slots, state.slots[index].next, row)
+    replica.waiting += replica.running
+    replica.lost = replica.waiting
+    forget(state, index)
 
 
-@compiled
+@lean
 def stop_short(state: State, index: int, now_s: float) -> None:
     """Count what a replica that dies did since the last event."""
     replica = state.replicas[index]
@@ -282,7 +287,7 @@ def stop_short(state: State, index: int, now_s: float) -> None:
         replica.step += steps - 1
 
 
-@compiled
+@lean
 def forget(state: State, index: int) -> None:
     """Empty the memory of a replica."""
     replica, width = state.replicas[index], state.rules[0].prefixes + 1

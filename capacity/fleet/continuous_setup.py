@@ -22,6 +22,7 @@ from capacity.fleet.continuous_state import (
     Counts,
     Floats,
     Records,
+    Routing,
     State,
 )
 from capacity.fleet.flow import Flow
@@ -60,13 +61,12 @@ def state(table: StepTable, engine: Engine, policy: Policy, life: Life) -> State
 
 
 def _rules(table: StepTable, engine: Engine, policy: Policy, replicas: int, prefixes: int) -> Records:
-    from capacity.fleet.continuous import Routing  # noqa: PLC0415  (it imports this module when it needs it)
-
     rules = np.zeros(1, RULES)
     for source in (engine, policy, table):
-        for name in {item.name for item in fields(source)} & {*(RULES.names or ())} - {"routing"}:
+        for name in {item.name for item in fields(source)} & {*(RULES.names or ())} - {"routing", "queue_limit"}:
             rules[name] = getattr(source, name)
     rules["routing"] = get_args(Routing).index(policy.routing)
+    rules["queue_limit"] = 2**62 if policy.queue_limit is None else policy.queue_limit
     rules["replicas"], rules["prefixes"] = replicas, prefixes
     return rules
 
@@ -88,10 +88,12 @@ def tree(keys: Floats) -> Floats:
     return nodes
 
 
-def rows(flow: Flow) -> Records:
-    """Return a flow as records."""
-    if len(flow) and int(flow.input_tokens.min()) < 1:
+def rows(flow: Flow, prefixes: int) -> Records:
+    """Return a flow as records, whose prefixes are below `prefixes`."""
+    if int(flow.input_tokens.min(initial=1)) < 1:
         raise CapacityError(f"request {flow.request[flow.input_tokens.argmin()]} has no prompt; at least 1 token")
+    if int(flow.prefix.max(initial=-1)) >= prefixes:
+        raise CapacityError(f"a request names prefix {flow.prefix.max()}; prefix_tokens gives {prefixes}, from 0")
     records = np.empty(len(flow), FLOW)
     for item in fields(Flow):
         records[item.name] = getattr(flow, item.name)

@@ -9,12 +9,12 @@ import numpy as np
 from capacity.fleet.continuous_state import (
     Records,
     State,
-    compiled,
     crossings,
     evict,
     grid_value,
     grown,
     hold,
+    lean,
     let_go,
     line_value,
     link,
@@ -28,7 +28,7 @@ from capacity.fleet.flow import Outcome
 SERVED = int(Outcome.SERVED)
 
 
-@compiled
+@lean
 def begin(state: State, index: int, now_s: float) -> None:
     """Form the next step: decoding sequences first, then prompts; or as many decode steps as nothing interrupts."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -55,7 +55,7 @@ def begin(state: State, index: int, now_s: float) -> None:
     schedule(state, index)
 
 
-@compiled
+@lean
 def ahead(state: State, index: int) -> int:
     """Return how many decode steps go by before a request finishes or the free blocks run out."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -75,7 +75,7 @@ def ahead(state: State, index: int) -> int:
         token, fitting = after, fitting + 1
 
 
-@compiled
+@lean
 def grow(state: State, index: int) -> bool:
     """Give decoding sequences the blocks of their next tokens; return whether nobody had to be preempted for it."""
     rules, replica, calm = state.rules[0], state.replicas[index], True
@@ -91,7 +91,7 @@ def grow(state: State, index: int) -> bool:
     return calm
 
 
-@compiled
+@lean
 def preempt(state: State, index: int) -> None:
     """Send the request admitted last back to the front of the queue, to be read again with what it wrote."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -119,7 +119,7 @@ def preempt(state: State, index: int) -> None:
     state.totals[0].preemptions += 1
 
 
-@compiled
+@lean
 def read(state: State, index: int, budget: int, admit: bool) -> None:
     """Choose the prompt tokens of a step: the rest of a prompt begun, then, if `admit`, prompts from the queue."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -137,7 +137,7 @@ def read(state: State, index: int, budget: int, admit: bool) -> None:
         budget = read_chunk(state, index, row, budget)
 
 
-@compiled
+@lean
 def read_chunk(state: State, index: int, row: int, budget: int) -> int:
     """Read what fits of a prompt; return the tokens that are left of the budget."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -150,10 +150,10 @@ def read_chunk(state: State, index: int, row: int, budget: int) -> int:
     replica.readers += 1
     replica.prompt_tokens += tokens
     state.totals[0].prompt_tokens += tokens
-    return budget - tokens
+    return int(budget - tokens)
 
 
-@compiled
+@lean
 def mixed_step_s(state: State, index: int) -> float:
     """Return the time of a step that reads prompt tokens [s]."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -163,10 +163,10 @@ def mixed_step_s(state: State, index: int) -> float:
     if decoding > 0:
         context = replica.contexts / decoding + rules.tokens_per_step * (replica.step + 1)
         device_s += line_value(state.decode_s[decoding], context / rules.context_step)
-    return max(device_s, state.floor_s[sequences]) + state.host_s[sequences] + rules.prompt_s
+    return float(max(device_s, state.floor_s[sequences]) + state.host_s[sequences] + rules.prompt_s)
 
 
-@compiled
+@lean
 def end(state: State, index: int, now_s: float) -> None:
     """Finish the steps that end now: tokens come out, prompts are read, requests leave."""
     rules, replica = state.rules[0], state.replicas[index]
@@ -197,7 +197,7 @@ def end(state: State, index: int, now_s: float) -> None:
         replica.token_s = now_s
 
 
-@compiled
+@lean
 def advance(state: State, index: int, steps: int, now_s: float) -> float:
     """Let every decoding sequence take `steps` steps, the last of which ends now; return that one's time [s]."""
     replica = state.replicas[index]
@@ -215,10 +215,10 @@ def advance(state: State, index: int, steps: int, now_s: float) -> float:
     else:
         note_gap(state, last_s, replica.decoding)
     replica.step += steps
-    return last_s
+    return float(last_s)
 
 
-@compiled
+@lean
 def start_decoding(state: State, index: int, row: int, now_s: float, seen_s: float) -> None:
     """Let a request whose prompt is read write its tokens, the first of which is out."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -245,7 +245,7 @@ def start_decoding(state: State, index: int, row: int, now_s: float, seen_s: flo
     state.due[index, place] = row
 
 
-@compiled
+@lean
 def stop_decoding(state: State, index: int, row: int) -> None:
     """Take a request out of those that decode."""
     rules, replica, slot = state.rules[0], state.replicas[index], state.slots[row]
@@ -254,7 +254,7 @@ def stop_decoding(state: State, index: int, row: int) -> None:
     replica.contexts = replica.contexts - slot.context * rules.beams if replica.decoding > 0 else 0.0
 
 
-@compiled
+@lean
 def remove_due(state: State, index: int, row: int) -> None:
     """Take a request out of those that finish at the same step."""
     slot = state.slots[row]
@@ -266,7 +266,7 @@ def remove_due(state: State, index: int, row: int) -> None:
         state.due[index, slot.remaining % state.due.shape[1]] = slot.due_next
 
 
-@compiled
+@lean
 def finish(state: State, index: int, row: int, tokens: int, seen_s: float) -> None:
     """Hand out a request that has all its tokens."""
     replica = state.replicas[index]
@@ -276,7 +276,7 @@ def finish(state: State, index: int, row: int, tokens: int, seen_s: float) -> No
     leave(state, row, seen_s, SERVED)
 
 
-@compiled
+@lean
 def leave(state: State, row: int, time_s: float, outcome: int) -> None:
     """Hand a request out and free its row."""
     totals, slot = state.totals[0], state.slots[row]
@@ -294,7 +294,7 @@ def leave(state: State, row: int, time_s: float, outcome: int) -> None:
     totals.free = row
 
 
-@compiled
+@lean
 def schedule(state: State, index: int) -> None:
     """Tell the trees when a replica acts next and how loaded it is."""
     replica = state.replicas[index]
@@ -309,7 +309,7 @@ def schedule(state: State, index: int) -> None:
     put(state.loads, index, float(replica.waiting + replica.running) if replica.routable == 1 else np.inf)
 
 
-@compiled
+@lean
 def tally(replica: Records, now_s: float) -> None:
     """Add what ran and waited since the last change to its time-weighted sums."""
     replica.running_area_s += replica.running * (now_s - replica.tallied_s)
@@ -317,7 +317,7 @@ def tally(replica: Records, now_s: float) -> None:
     replica.tallied_s = now_s
 
 
-@compiled
+@lean
 def cut(state: State, index: int, now_s: float) -> None:
     """End a row of decode steps with the one that goes on now: the next may admit someone."""
     replica = state.replicas[index]

@@ -189,15 +189,15 @@ class Rules(NamedTuple):
     """What `Life` needs to know of autoscaling and random failures, as plain numbers."""
 
     kind: int
+    minimum: int
+    maximum: int
+    key: np.uint64
     target: float
     interval_s: float
     cold_start_s: float
-    minimum: int
-    maximum: int
     scale_down_delay_s: float
     mean_between_s: float
     mean_repair_s: float
-    key: np.uint64
 
 
 class Life(NamedTuple):
@@ -227,8 +227,9 @@ def born(replicas: Replicas, key: np.uint64) -> Life:
     scaling, failures = replicas.scaling, replicas.failures
     asks = scaling or Autoscaling(kind="schedule", maximum=replicas.count)
     rules = Rules(
-        KINDS[scaling.kind] if scaling else NEVER, asks.target, asks.interval_s, asks.cold_start_s, asks.minimum,
-        asks.maximum, asks.scale_down_delay_s, failures.mean_between_s, failures.mean_repair_s, key,
+        KINDS[scaling.kind] if scaling else NEVER, asks.minimum, asks.maximum, key,
+        *map(float, (asks.target, asks.interval_s, asks.cold_start_s, asks.scale_down_delay_s)),
+        *map(float, (failures.mean_between_s, failures.mean_repair_s)),
     )  # fmt: skip
     steps = scaling.schedule if scaling and scaling.kind == "schedule" else ()
     first_s = steps[0][0] if steps else rules.interval_s if rules.kind in {UTILIZATION, QUEUE} else inf
@@ -405,12 +406,13 @@ def _shrink(life: Life, fewer: int) -> None:
 
 @compiled
 def _record(life: Life, now_s: float) -> None:
-    """Note how many are up and starting; every second point goes when the timeline is full."""
+    """Note how many are up and starting: a point tells how its stretch of time ended. A full one is thinned by half."""
     now, points = life.now[0], life.timeline
     if now.points == len(points):
         now.points //= 2
         for place in range(now.points):
-            points[place, 0], points[place, 1], points[place, 2] = points[2 * place]
+            points[place, 0] = points[2 * place, 0]
+            points[place, 1], points[place, 2] = points[2 * place + 1, 1], points[2 * place + 1, 2]
         now.apart_s = max(2 * now.apart_s, (now_s - points[0, 0]) / now.points)
     if now.points == 0 or now_s - points[now.points - 1, 0] >= now.apart_s:
         points[now.points, 0] = now_s

@@ -298,6 +298,19 @@ def _admit(state: State, rules: Rules, row: Records, now_s: float) -> int:
 
 
 @compiled
+def _time_out(state: State, rules: Rules, now_s: float) -> int:
+    """Let the part that has waited too long try again and return its station, or −1; one that is being served stays."""
+    part = state.now[0].late
+    if state.parts[part].touched:
+        state.now[0].late = state.age[part, 1]
+        return -1
+    withdraw(state, rules, part)
+    station = retry(state, rules, part, TIMED_OUT, now_s)
+    forget(state, slot_of(state, rules, part))
+    return station
+
+
+@compiled
 def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
     """Simulate to `until_s`, that moment left out, and return how many rows of `flow` have arrived.
 
@@ -307,7 +320,7 @@ def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
     while True:
         end_s = state.ends[0].time_s if now.ends else inf
         due_s = state.parts[now.due].entered_s + rules.max_wait_s if now.due != end else inf
-        late_s = state.parts[state.age[end, 1]].entered_s + rules.timeout_s if state.age[end, 1] != end else inf
+        late_s = state.parts[now.late].entered_s + rules.timeout_s if now.late != end else inf
         event_s = min(end_s, state.life.next_s[0], due_s, late_s)
         arrives = row < rows and flow[row].time_s <= event_s
         now_s = flow[row].time_s if arrives else event_s
@@ -319,18 +332,15 @@ def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
             first, stations = _admit(state, rules, flow[row], now_s), rules.shards
             row += 1
         elif end_s == event_s:
-            first = _end(state, rules, event_s)
+            first = _end(state, rules, now_s)
         elif state.life.next_s[0] == event_s:
-            _change(state, rules, event_s)
+            _change(state, rules, now_s)
             first, stations = 0, len(state.stations)
         elif due_s == event_s:
             first = state.parts[now.due].queue // rules.buckets
             now.due = state.age[now.due, 1]
         else:
-            part = state.age[end, 1]
-            withdraw(state, rules, part)
-            first = retry(state, rules, part, TIMED_OUT, event_s)
-            forget(state, slot_of(state, rules, part))
+            first = _time_out(state, rules, now_s)
         if first >= 0:
             for station in range(first, first + stations):
                 serve(state, rules, station, now_s)
@@ -364,7 +374,8 @@ class Station:
         later = [self._later]
         if self._policy.hit_rate:
             hit = mixed(self._rules.key + np.uint64(2), flow.request.astype(np.uint64)) < self._policy.hit_rate
-            later.append(flow.at(hit).delayed(self._policy.hit_s))
+            found = flow.at(hit).delayed(self._policy.hit_s)
+            later.append(replace(found, outcome=np.full(len(found), int(Outcome.CACHED))))
             flow, self._hits = flow.at(~hit), self._hits + int(hit.sum())
         if len(self._coming):
             flow = joined([self._coming, flow])
@@ -477,7 +488,7 @@ def _empty(rules: Rules, tables: Sequence[NDArray[Any]], replicas: Replicas) -> 
         batches=np.zeros(rules.max_batch + 1, np.int64), queued_s=np.zeros(QUEUED + 1),
         tally=np.zeros(len(Outcome), np.int64),
     )  # fmt: skip
-    state.now["due"] = queues
+    state.now["due"] = state.now["late"] = queues
     _free_lanes(state, rules)
     return state
 

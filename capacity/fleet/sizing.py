@@ -1,34 +1,135 @@
 """The fewest replicas of each pool that carry the peak and meet the objective, and what stops a smaller fleet.
 
-A pool serves batches of `batch` requests one after the other ("batches": encoders), or holds `batch` requests at once
-and advances them together ("slots": continuous batching of an LLM).
+A pool serves batches one after the other (encoders), or holds many requests at once and advances them together
+(continuous batching of an LLM).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
+from capacity.fleet.equilibrium import Steady, steady
 from capacity.fleet.queueing import Service, Wait, quantile, waiting
+from capacity.phases.step_table import StepTable, Texts
 
-Mode = Literal["batches", "slots"]
 MOST_REPLICAS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Where a request's time goes in one pool at peak [s]."""
+
+    forming_s: float
+    """Waiting for its batch to fill, the first one in; of an LLM, until clients see what was made."""
+    wait: Wait
+    service: Service
+    """On the devices."""
+
+
+class Load(Protocol):
+    """A pool as sizing sees it: what it does to a request, by its replicas and the rate of requests."""
+
+    @property
+    def name(self) -> str:
+        """Name of the pool."""
+
+    @property
+    def host_s(self) -> float:
+        """Time a request spends beside the devices: it delays the request and keeps no replica busy [s]."""
+
+    @property
+    def devices_per_replica(self) -> float:
+        """Devices of one replica: less than one where it is a slice."""
+
+    @property
+    def alone_s(self) -> float:
+        """Time of a request on an idle replica [s]."""
+
+    def most_rate(self) -> float:
+        """Return the requests per second at which one replica saturates."""
+
+    def latency(self, replicas: int, rate: float) -> Latency:
+        """Return the latency with `replicas` replicas at `rate` requests per second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLoad:
-    """A pool at one batch size: how long a full batch takes, and how it serves."""
+    """A pool that serves batches one after the other, at one batch size."""
 
     name: str
-    mode: Mode
     batch: int
     service_s: float
     """Time of one full batch through all stages of the pool [s]."""
     service_scv: float
+    max_wait_s: float = float("inf")
+    """Longest a request waits for its batch to fill [s]."""
     host_s: float = 0.0
-    """Time a request spends beside the devices: it delays the request and keeps no replica busy [s]."""
-    devices_per_replica: int = 1
+    devices_per_replica: float = 1
+
+    @property
+    def alone_s(self) -> float:
+        """Time of a batch on an idle replica [s]."""
+        return self.service_s
+
+    def most_rate(self) -> float:
+        """Return the requests per second at which one replica saturates."""
+        return self.batch / self.service_s if self.service_s else float("inf")
+
+    def latency(self, replicas: int, rate: float) -> Latency:
+        """Return the latency in the pool.
+
+        A batch leaves when it is full; else after its longest wait, or later when the batch before it is done. The first
+        request of a batch waits for that at most; the batch is then timed as if it were full.
+        """
+        forming = min((self.batch - 1) * replicas / rate, max(self.max_wait_s, self.service_s))
+        wait = waiting(replicas, rate / self.batch, self.service_s, 1.0 / self.batch, self.service_scv)
+        return Latency(forming_s=forming, wait=wait, service=Service(self.service_s, self.service_scv))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateLoad:
+    """A pool of an LLM engine with continuous batching: requests join and leave the batch at every step."""
+
+    name: str
+    table: StepTable
+    texts: Texts
+    slots: float
+    """Requests that run at once on one replica."""
+    replica_rate: float
+    """Requests per second of those that reach it at which one replica saturates, see `equilibrium.most_rate`."""
+    service_scv: float
+    """Of a request's time in service: its output's length varies."""
+    share: float = 1.0
+    """Share of the requests that reach it; the others were answered from a cache."""
+    seen: Callable[[Steady], float] = lambda _: 0.0
+    """Time until clients see what was made [s]."""
+    host_s: float = 0.0
+    devices_per_replica: float = 1
+
+    @property
+    def alone_s(self) -> float:
+        """Time of a request on an idle replica [s]."""
+        return self.table.request_s(self.texts, float(self.texts.beams))
+
+    def most_rate(self) -> float:
+        """Return the requests per second at which one replica saturates."""
+        return self.replica_rate / self.share if self.share else math.inf
+
+    def steady(self, replicas: int, rate: float) -> Steady | None:
+        """Return where each replica settles, or None where its slots or its steps cannot carry the load."""
+        found = steady(self.table, self.texts, self.share * rate / replicas)
+        return None if found is None or found.sequences > self.slots * self.texts.beams else found
+
+    def latency(self, replicas: int, rate: float) -> Latency:
+        """Return the latency of what reaches the pool: slots are servers, their time that of the steady batch."""
+        found = self.steady(replicas, rate)
+        if found is None:
+            return Latency(forming_s=0.0, wait=Wait(1.0, math.inf), service=Service(self.alone_s, self.service_scv))
+        wait = waiting(int(replicas * self.slots), self.share * rate, found.request_s, 1.0, self.service_scv)
+        return Latency(forming_s=self.seen(found), wait=wait, service=Service(found.request_s, self.service_scv))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +142,6 @@ class Demand:
     """Extra share of the peak that must still be carried."""
     latency_s: float
     quantile: float
-    max_wait_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Where a request's time goes in one pool at peak [s]."""
-
-    forming_s: float
-    """Waiting for its batch to fill, the first one in."""
-    wait: Wait
-    service_s: float
-    """One batch on the device, and the host work of a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +154,9 @@ class Fleet:
     median_s: float
     utilization: Mapping[str, float]
 
-    def devices(self, pools: Sequence[PoolLoad]) -> int:
+    def devices(self, pools: Sequence[Load]) -> int:
         """Return devices of all pools."""
-        return sum(self.replicas[pool.name] * pool.devices_per_replica for pool in pools)
+        return sum(math.ceil(self.replicas[pool.name] * pool.devices_per_replica) for pool in pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,66 +168,64 @@ class Miss:
     allowed_s: float
 
 
-def latency(pool: PoolLoad, replicas: int, rate: float, max_wait_s: float = float("inf")) -> Latency:
-    """Return the latency in `pool` with `replicas` replicas at `rate` requests per second.
-
-    A batch leaves when it is full; else after `max_wait_s`, or later when the batch before it is done. The first
-    request of a batch waits for that at most; the batch is then timed as if it were full.
-    """
-    if pool.mode == "slots":
-        wait = waiting(replicas * pool.batch, rate, pool.service_s, 1.0, pool.service_scv)
-        return Latency(forming_s=0.0, wait=wait, service_s=pool.service_s + pool.host_s)
-    forming = min((pool.batch - 1) * replicas / rate, max(max_wait_s, pool.service_s))
-    wait = waiting(replicas, rate / pool.batch, pool.service_s, 1.0 / pool.batch, pool.service_scv)
-    return Latency(forming_s=forming, wait=wait, service_s=pool.service_s + pool.host_s)
-
-
-def fleet(pools: Sequence[PoolLoad], replicas: Mapping[str, int], demand: Demand) -> Fleet:
+def fleet(pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -> Fleet:
     """Return how `replicas` of each pool do at the peak rate."""
-    parts = {pool.name: latency(pool, replicas[pool.name], demand.rate, demand.max_wait_s) for pool in pools}
+    parts = {pool.name: pool.latency(replicas[pool.name], demand.rate) for pool in pools}
     fixed = sum(part.forming_s for part in parts.values()) + sum(pool.host_s for pool in pools)
     waits = [part.wait for part in parts.values()]
-    service = _service(pools)
-    used = {pool.name: demand.rate * pool.service_s / pool.batch / replicas[pool.name] for pool in pools}
+    service = _service([part.service for part in parts.values()])
+    used = {pool.name: demand.rate / pool.most_rate() / replicas[pool.name] for pool in pools}
     return Fleet(
         replicas=dict(replicas), latency=parts, utilization=used,
         quantile_s=fixed + quantile(service, waits, demand.quantile), median_s=fixed + quantile(service, waits, 0.5),
     )  # fmt: skip
 
 
-def _service(pools: Sequence[PoolLoad]) -> Service:
+def _service(parts: Sequence[Service]) -> Service:
     """Return the service time on the devices of all pools as one: means and variances add."""
-    mean = sum(pool.service_s for pool in pools)
-    variance = sum(pool.service_s**2 * pool.service_scv for pool in pools)
+    mean = sum(part.mean_s for part in parts)
+    variance = sum(part.mean_s**2 * part.scv for part in parts)
     return Service(mean, variance / mean**2 if mean else 0.0)
 
 
-def least(pool: PoolLoad, rate: float) -> int:
+def least(pool: Load, rate: float) -> int:
     """Return the fewest replicas that keep up with `rate`."""
-    return int(rate * pool.service_s / pool.batch) + 1
+    return int(rate / pool.most_rate()) + 1
 
 
-def sized(pools: Sequence[PoolLoad], demand: Demand) -> Fleet | Miss:
+def sized(pools: Sequence[Load], demand: Demand, given: Mapping[str, int] | None = None) -> Fleet | Miss:
     """Return the smallest fleet that meets the objective at peak plus headroom, or what it misses.
+
+    Parameters
+    ----------
+    given
+        Replicas of pools whose number is fixed.
+
+    Notes
+    -----
 
     Starts from the fewest replicas that keep up and adds where it shortens the tail most for its devices. The latency
     reported is that at the peak itself.
     """
     stressed = Demand(
         rate=demand.rate * (1 + demand.headroom), headroom=0.0, latency_s=demand.latency_s,
-        quantile=demand.quantile, max_wait_s=demand.max_wait_s,
+        quantile=demand.quantile,
     )  # fmt: skip
-    service = sum(pool.service_s + pool.host_s for pool in pools)
+    service = sum(pool.alone_s + pool.host_s for pool in pools)
     if service > demand.latency_s:
         return Miss("service time of one batch alone", service, demand.latency_s)
-    replicas = {pool.name: least(pool, stressed.rate) for pool in pools}
+    fixed = given or {}
+    replicas = {pool.name: fixed.get(pool.name, least(pool, stressed.rate)) for pool in pools}
+    open_pools = [pool for pool in pools if pool.name not in fixed]
     best = float("inf")
     while sum(replicas.values()) <= MOST_REPLICAS:
         now = fleet(pools, replicas, stressed)
         best = min(best, now.quantile_s)
         if now.quantile_s <= demand.latency_s:
             return _checked(fleet(pools, replicas, demand), demand)
-        choice = min(pools, key=lambda pool: _after(pool, pools, replicas, stressed))
+        if not open_pools:
+            return Miss("the objective with the replicas that are given", now.quantile_s, demand.latency_s)
+        choice = min(open_pools, key=lambda pool: _after(pool, pools, replicas, stressed))
         if _after(choice, pools, replicas, stressed) >= now.quantile_s * 0.9999:
             return Miss(f"{demand.quantile:.0%} of the requests within the objective", best, demand.latency_s)
         replicas[choice.name] += _stride(replicas[choice.name])
@@ -149,7 +236,7 @@ def _stride(replicas: int) -> int:
     return max(1, replicas // 100)
 
 
-def _after(pool: PoolLoad, pools: Sequence[PoolLoad], replicas: Mapping[str, int], demand: Demand) -> float:
+def _after(pool: Load, pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -> float:
     """Return the tail latency after adding replicas to one pool."""
     more = {**replicas, pool.name: replicas[pool.name] + _stride(replicas[pool.name])}
     return fleet(pools, more, demand).quantile_s

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from capacity.errors import InputError
 from capacity.fleet.arrivals import Arrivals
@@ -120,20 +121,29 @@ class Tally:
         """Count requests that left the pipeline."""
         time_s = flow.time_s - flow.arrival_s
         batch = self._count(len(self.names), flow, time_s, self.end_to_end)
-        ttft_s, tpot_s = flow.first_s - flow.arrival_s, time_per_output_token(flow)
-        self.ttft.add(ttft_s, batch)
-        self.tpot.add(tpot_s, batch)
-        through = flow.outcome < Outcome.SHED
-        self.answered += int((through & (flow.time_s >= self.from_s)).sum()) if self.open else 0
-        limits = [self.settings.objectives.get(name, math.inf) for name in ("end_to_end", "ttft", "tpot")]
-        first_s = np.where(np.isnan(ttft_s), time_s, ttft_s)
-        good = (time_s <= limits[0]) & (first_s <= limits[1]) & ~(tpot_s > limits[2]) & (batch >= 0)
+        good = batch >= 0
+        good &= time_s <= self.settings.objectives.get("end_to_end", math.inf)
+        if np.isnan(flow.first_s).all():
+            good &= time_s <= self.settings.objectives.get("ttft", math.inf)
+        else:
+            good &= self._tokens(flow, time_s, batch)
         self.good += np.bincount(batch[good], minlength=BATCHES)
+        if self.open:
+            self.answered += int(((flow.outcome < Outcome.SHED) & (flow.time_s >= self.from_s)).sum())
         self.parts.left += np.bincount(self.parts.of(flow.time_s), minlength=PARTS)
         self.parts.latencies.add(time_s, self.parts.of(flow.arrival_s))
         kept = flow.request < self.settings.keep
         if kept.any():
             self.kept.append(flow.at(kept))
+
+    def _tokens(self, flow: Flow, time_s: Times, batch: Counts) -> NDArray[np.bool_]:
+        """Count times of tokens and return who keeps their objectives; an answer without tokens is its own first."""
+        ttft_s, tpot_s = flow.first_s - flow.arrival_s, time_per_output_token(flow)
+        self.ttft.add(ttft_s, batch)
+        self.tpot.add(tpot_s, batch)
+        limits = self.settings.objectives
+        first_s = np.where(np.isnan(ttft_s), time_s, ttft_s)
+        return (first_s <= limits.get("ttft", math.inf)) & ~(tpot_s > limits.get("tpot", math.inf))
 
     def _count(self, row: int, flow: Flow, time_s: Times, histogram: Histogram) -> Counts:
         """Count outcomes and times; return the batch of measured requests that got through, else a negative number."""

@@ -63,6 +63,7 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
     projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(pace)
     step = total([linear, exchange])
+    carried = max((float(np.max(size)) for name, size in step.errors.items() if name.startswith("carried")), default=0)
     return StepTable(
         linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * (tokens > 0)),
         decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value])),
@@ -71,7 +72,7 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
         host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
-        log_sigma=float(engine.log_sigma), basis=step.basis,
+        log_sigma=float(np.hypot(engine.log_sigma, carried)), basis=step.basis,
     )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def _layers_s(served: Served, engine: ServingEngine) -> float:
     layer, layout = served.model.layer, served.layout
     each_s = engine.layer
     each_s += engine.expert_layer * bool(layer.experts)
-    each_s += engine.quantized_layer * (served.products.compute != HALF.compute)
+    each_s += engine.quantized_layer * served.quantized
     each_s += engine.grouped_layer * (layout.attention_data > 1)
     return served.layers * each_s
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from capacity.spec.hardware import DTYPE_BYTES
-from capacity.spec.model import FactorizationModel, Model
+from capacity.spec.model import DlrmModel, FactorizationModel, Model
+from capacity.work import interaction
 from capacity.work.architecture import Transformer
-from capacity.work.models import parameters
+from capacity.work.models import LookUpModel, parameters, table_rows
 from capacity.work.operations import Amount
 from capacity.work.optimizer import STATE_VALUES
+from capacity.work.retrieval import Index
 
 RESERVE_BYTES = 1.0e9
 """CUDA context, library workspaces and allocator slack on a GPU [byte]; assumed, typical of PyTorch processes."""
@@ -52,10 +54,10 @@ def kv_cache(model: Transformer, sequences: Amount, tokens: Amount, dtype: str, 
     return values / min(degree, layer.kv_heads)
 
 
-def vectors(items: int, width: int, queries: Amount, dtype: str, degree: int = 1) -> dict[str, Amount]:
-    """Return the catalogue's vectors and the scores of an exact search, rows shared by `degree` devices [byte]."""
-    rows = items / degree
-    return {"catalogue vectors": rows * width * value_bytes(dtype), "scores": queries * rows * value_bytes(dtype)}
+def vectors(index: Index, queries: Amount) -> dict[str, Amount]:
+    """Return an index, its ids, links and centroids included, and the scores that a search selects from [byte]."""
+    selection = index.search(queries, 1)[-1]
+    return {"catalogue vectors": index.memory_bytes, "scores": selection.moved_bytes}
 
 
 def table(rows: int, width: int, dtype: str) -> float:
@@ -82,6 +84,45 @@ def training(model: Model, dtype: str, optimizer: str, activations: Amount) -> d
         "optimizer states": count * 4.0 * STATE_VALUES[optimizer],
         "activations": activations,
     }
+
+
+def training_of_tables(
+    model: LookUpModel, dtype: str, optimizer: str, touched: float, devices: float, activations: Amount
+) -> dict[str, Amount]:
+    """Return the memory of a training step of one of `devices` devices that share the tables' rows [byte].
+
+    Rows are kept once, in the working precision; gradients only of the parameters a step has `touched` (Mudigere et al.
+    2022, arXiv:2104.05158, §4).
+    """
+    entries, width = table_rows(model) * model.embedding_size, value_bytes(dtype)
+    dense = parameters(model) - entries
+    own = dense + entries / devices
+    return {
+        "weights": own * width,
+        "master weights": dense * (4.0 if width < 4 else 0.0),
+        "gradients": touched * width,
+        "optimizer states": own * 4.0 * STATE_VALUES[optimizer],
+        "activations": activations,
+    }
+
+
+def look_up_activations(
+    model: LookUpModel, requests: Amount, events: Amount, candidates: Amount, dtype: str, *, kept: bool = False
+) -> Amount:
+    """Return the activations of scoring, live at once or all `kept` for the backward pass [byte].
+
+    DLRM: the rows' sums and the two widest states; kept, the inputs of every layer. HSTU: of one layer or of all, two
+    hidden states, the projection, and the attention's result normed, gated and beside itself.
+    """
+    if isinstance(model, DlrmModel):
+        widest, bags = interaction.interacted(model), len(model.tables) * model.embedding_size
+        layers = sum(model.bottom) + sum(model.top) + (model.cross_layers + 1) * (widest + model.cross_rank)
+        values = requests * candidates * (bags + (layers if kept else 2 * widest))
+    else:
+        head = 2 * (model.query_size + model.value_size) + 3 * model.value_size
+        values = requests * (events + candidates) * (2 * model.hidden_size + model.heads * head)
+        values *= model.layers if kept else 1
+    return values * max(value_bytes(dtype), 2)
 
 
 def transformer_activations(model: Transformer, batch: Amount, tokens: Amount, dtype: str) -> Amount:

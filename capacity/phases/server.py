@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from capacity.phases import engine_step, memory
-from capacity.phases.engine_step import Limits
-from capacity.phases.step_table import StepTable
+from capacity.phases.engine_step import CONTEXTS, Limits
+from capacity.phases.step_table import StepTable, Texts
 from capacity.spec.serving_engine import ServingEngine
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
@@ -41,6 +43,9 @@ class Server:
     max_batched_tokens: int | None = None
     given_kv_tokens: float | None = None
     memory_share: float | None = None
+    draft: Server | None = None
+    """What proposes tokens before each step, as many as `drafted`."""
+    drafted: int = 0
 
     @property
     def sequences(self) -> int:
@@ -56,7 +61,13 @@ class Server:
     def table(self) -> StepTable:
         """Time of every step."""
         limits = Limits(tokens=self.batched_tokens, sequences=self.sequences, context=self.context)
-        return engine_step.table(self.served, self.device, self.engine, limits)
+        own = engine_step.table(self.served, self.device, self.engine, limits)
+        if self.draft is None:
+            return own
+        other = self.draft.table
+        running = np.arange(self.sequences + 1)
+        each_s = other.linear_s[running] + other.decode_s[:, CONTEXTS // 2] + other.host_s
+        return replace(own, host_s=own.host_s + self.drafted * each_s)
 
     @cached_property
     def memory_bytes(self) -> dict[str, float]:
@@ -82,8 +93,19 @@ class Server:
             raise MissingFactError(f"{self.device.hardware.id} has no memory in its profile")
         share = self.memory_share or self.engine.scheduling.memory_share
         free = share * capacity.value - sum(self.memory_bytes.values())
+        return free / self.kv_bytes_per_token * self.served.layout.attention_data
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Keys and values of one position on one device, windows counted as in the longest sequence [byte]."""
         layout = self.served.layout
-        per_token = float(
-            memory.kv_cache(self.served.model, 1, self.context, self.served.kv_dtype, layout.tensor)
-        ) / self.context
-        return free / (per_token / layout.pipeline) * layout.attention_data
+        whole = memory.kv_cache(self.served.model, 1, self.context, self.served.kv_dtype, layout.tensor)
+        return float(whole) / self.context / layout.pipeline
+
+    def slots(self, texts: Texts) -> float:
+        """Return how many requests like `texts` run at once: by the limit of sequences, and by the room for their keys.
+
+        Requests are on average half way through their output.
+        """
+        held = texts.prompt + texts.output * texts.beams / 2
+        return max(min(self.sequences / texts.beams, self.kv_tokens / held), 0.0)

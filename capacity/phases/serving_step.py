@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from capacity.errors import CapacityError
 from capacity.phases import memory
-from capacity.spec.model import FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.spec.model import (
+    DlrmModel,
+    FusionScorerModel,
+    IdRankerModel,
+    LstmModel,
+    Model,
+    TransformerModel,
+)
 from capacity.spec.scenario import Scenario
+from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.stages import (
     EncodeStage,
     FetchStage,
@@ -20,14 +28,17 @@ from capacity.spec.stages import (
     NextItemStage,
     RankStage,
     RetrieveStage,
+    ScoreStage,
     Stage,
 )
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
-from capacity.work import embedding, recurrent, retrieval, transformer
+from capacity.work import embedding, interaction, recurrent, retrieval, sequential, transformer
 from capacity.work.architecture import Layer
-from capacity.work.models import architecture, reading
-from capacity.work.operations import Amount, Collective, Gather, Operation, repeated
+from capacity.work.caching import hit_rate_of
+from capacity.work.models import LookUpModel, architecture, reading, rows_read
+from capacity.work.operations import Amount, Attention, Collective, Gather, Operation, repeated
+from capacity.work.padding import Lengths, Padded, padded
 
 Models = Mapping[str, Model]
 
@@ -40,6 +51,16 @@ class Context:
     models: Models
     tensor_parallel: int = 1
     """Devices that share each product of one replica."""
+    engines: tuple[ServingEngine, ...] = ()
+    """What is known of LLM engines."""
+
+    def hit_rate(self, stage: Stage) -> float:
+        """Return the share of requests that a cache in front of the stage answers: as given, or from its size."""
+        if stage.cache is None:
+            return stage.cache_hit_rate
+        kinds = {"users": self.scenario.audience.users, "items": self.scenario.catalogue.items}
+        keys = stage.cache.keys if isinstance(stage.cache.keys, int) else kinds[stage.cache.keys]
+        return hit_rate_of(keys, stage.cache.exponent, stage.cache.entries)
 
 
 def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -50,12 +71,12 @@ def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operat
 def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Estimate:
     """Return the time of one batch of `requests` requests in `stage` [s].
 
-    Requests answered from a cache skip the stage: a batch holds `requests · (1 − cache_hit_rate)` of them on average.
+    Requests answered from a cache skip the stage: a batch holds `requests · (1 − hit rate)` of them on average.
     Host work goes on beside the device for every request at once, so it takes as long as one request's.
     """
     if isinstance(stage, HostStage):
         return Estimate(stage.time + 0.0 * requests, {f"host time of {stage.name}": 0.1}, "assumed")
-    working = requests * (1 - stage.cache_hit_rate)
+    working = requests * (1 - context.hit_rate(stage))
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
         return total([_step(device, prefill, context), _step(device, decode, context)])
@@ -77,11 +98,11 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
     `tensor_parallel` devices of a replica.
     """
     degree = context.tensor_parallel
-    requests = math.ceil(requests * (1 - stage.cache_hit_rate))
+    requests = math.ceil(requests * (1 - context.hit_rate(stage)))
     match stage:
         case EncodeStage():
             model = _transformer(context, stage.model)
-            tokens = requests * stage.sequences * context.scenario.tokens(stage.tokens)
+            tokens = requests * stage.sequences * lengths(stage, requests, context).longest
             return memory.inference(architecture(model), tokens, stage.dtype, degree)
         case GenerateStage():
             model = _transformer(context, stage.model)
@@ -89,10 +110,10 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
             parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
             return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
         case RetrieveStage():
-            items = context.scenario.catalogue.items
-            return memory.vectors(items, stage.width, requests * stage.queries, stage.dtype, degree)
-        case RankStage() | NextItemStage() | FuseStage():
-            return memory.tables(context.models[stage.model], stage.dtype, degree)
+            return memory.vectors(index(stage, context), requests * stage.queries)
+        case RankStage() | NextItemStage() | FuseStage() | ScoreStage():
+            tables = memory.tables(context.models[stage.model], stage.dtype, degree)
+            return tables | (_activations(stage, requests, context) if isinstance(stage, ScoreStage) else {})
         case FetchStage():
             return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype) / degree}
         case _:
@@ -129,11 +150,21 @@ def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Co
     )
 
 
+def lengths(stage: EncodeStage, requests: Amount, context: Context) -> Padded:
+    """Return the tokens that each text takes in a batch of `requests` requests, fill included."""
+    model = _transformer(context, stage.model)
+    mean = context.scenario.tokens(stage.tokens)
+    texts = Lengths(mean=mean, cv=stage.tokens_cv, longest=reading(model, mean).positions or math.inf)
+    return padded(texts, 1.0 if stage.batching == "pack" else requests * stage.sequences, stage.buckets)
+
+
 def _encode(stage: EncodeStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    tokens = context.scenario.tokens(stage.tokens)
-    model = reading(_transformer(context, stage.model), tokens)
-    work = transformer.encode(model, requests * stage.sequences, tokens, stage.dtype, context.scenario.engine)
-    return work + _exchange(model.layer, model.layers, requests * stage.sequences * tokens, stage.dtype, context)
+    """Attention grows with the square of a length: the root mean square stands for lengths that vary."""
+    texts, length = requests * stage.sequences, lengths(stage, requests, context)
+    model, square = architecture(_transformer(context, stage.model)), length.root_mean_square
+    work = transformer.encode(model, texts, length.mean, stage.dtype, context.scenario.engine)
+    varied = tuple(replace(op, query=square, keys=square) if isinstance(op, Attention) else op for op in work)
+    return varied + _exchange(model.layer, model.layers, texts * length.mean, stage.dtype, context)
 
 
 def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -141,10 +172,29 @@ def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple
     return prefill + decode
 
 
+def index(stage: RetrieveStage, context: Context) -> retrieval.Index:
+    """Return the part of the index that one device of one shard holds."""
+    items = context.scenario.catalogue.items / (stage.shards * context.tensor_parallel)
+    match stage.index:
+        case "exact":
+            return retrieval.ExactIndex(items=items, width=stage.width, dtype=stage.dtype, metric=stage.metric)
+        case "hnsw":
+            breadth = max(stage.effort, stage.top)  # a search keeps at least what it is to return
+            return retrieval.GraphIndex(
+                items=items, width=stage.width, dtype=stage.dtype, links=stage.links, breadth=breadth
+            )  # fmt: skip
+        case "ivf" | "pq":
+            return retrieval.InvertedIndex(
+                items=items, width=stage.width, dtype=stage.dtype, lists=stage.lists, probes=stage.probes,
+                code_bytes=stage.code_bytes if stage.index == "pq" else None, metric=stage.metric,
+            )  # fmt: skip
+
+
 def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    queries, items = requests * stage.queries, context.scenario.catalogue.items
-    work = retrieval.exact_top_k(queries, items, stage.width, stage.top, stage.dtype, stage.metric)
-    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * context.tensor_parallel
+    """Every device searches its own part for every query."""
+    queries, devices = requests * stage.queries, context.tensor_parallel
+    work = repeated(index(stage, context).search(queries, stage.top), devices)
+    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * devices
     return work + _shards("all_gather", found, context)
 
 
@@ -155,11 +205,43 @@ def _shards(kind: Literal["all_gather", "alltoall"], message: Amount, context: C
     return (Collective(kind=kind, message_bytes=message, devices=context.tensor_parallel, label="shards"),)
 
 
+def _looked_up(rows: Amount, width: int, dtype: str, context: Context) -> tuple[Operation, ...]:
+    """Return the exchange of looked-up rows: each device gets those of its share of the batch."""
+    return _shards("alltoall", rows * width * memory.value_bytes(dtype) / context.tensor_parallel, context)
+
+
+def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    """Rows of one bag are summed where they lie; those of a sequence are sent one by one."""
+    model, events, engine = _scorer(stage, context), context.scenario.audience.history, context.scenario.engine
+    if isinstance(model, DlrmModel):
+        pairs = requests * stage.candidates
+        work, rows = interaction.score_pairs(model, pairs, stage.dtype, engine), pairs * len(model.tables)
+    else:
+        work = sequential.score_candidates(model, requests, events, stage.candidates, stage.dtype, engine)
+        rows = rows_read(model, requests, events, stage.candidates)
+    return work + _looked_up(rows, model.embedding_size, stage.dtype, context)
+
+
+def _activations(stage: ScoreStage, requests: Amount, context: Context) -> dict[str, Amount]:
+    """Return what scoring keeps while it lasts, each device for its share of the batch [byte]."""
+    share, events = requests / context.tensor_parallel, context.scenario.audience.history
+    live = memory.look_up_activations(_scorer(stage, context), share, events, stage.candidates, stage.dtype)
+    return {"activations": live}
+
+
+def _scorer(stage: ScoreStage, context: Context) -> LookUpModel:
+    model = context.models[stage.model]
+    if not isinstance(model, LookUpModel):
+        wanted = " or ".join(repr(family) for family in stage.families)
+        raise CapacityError(f"model {stage.model} is of family {model.family!r}; this stage needs {wanted}")
+    return model
+
+
 def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     model = _model(context, stage.model, IdRankerModel)
     pairs = requests * stage.candidates
     work = embedding.rank_pairs(model, pairs, stage.dtype, context.scenario.engine)
-    return work + _shards("alltoall", 2 * pairs * model.embedding_size * memory.value_bytes(stage.dtype), context)
+    return work + _looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -191,5 +273,5 @@ def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
 
 _WORK: dict[type, Callable[[Any, Amount, Context], tuple[Operation, ...]]] = {
     EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: _retrieve, RankStage: _rank,
-    NextItemStage: _next_item, FuseStage: _fuse, FetchStage: _fetch, HostStage: lambda *_: (),
+    ScoreStage: _score, NextItemStage: _next_item, FuseStage: _fuse, FetchStage: _fetch, HostStage: lambda *_: (),
 }  # fmt: skip

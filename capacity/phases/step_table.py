@@ -12,9 +12,49 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from capacity.timing.band import Basis, Estimate
+from capacity.timing.band import Basis
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """What a request reads and writes on average [token].
+
+    Attributes
+    ----------
+    prompt, cached
+        Tokens of a prompt, and those of them whose keys and values are there already.
+    output
+        Tokens written.
+    beams
+        Sequences that one request counts as.
+    tokens_per_step, verified_tokens
+        Tokens a sequence gains in a step, and tokens that pass through the model for them: more than one where a draft
+        proposes some.
+    """
+
+    prompt: float
+    output: float
+    cached: float = 0.0
+    beams: int = 1
+    tokens_per_step: float = 1.0
+    verified_tokens: int = 1
+
+    @property
+    def steps(self) -> float:
+        """Steps that a request takes part in after its prompt is read, the one that ends its prompt included."""
+        return 1 + (self.output - 1) / self.tokens_per_step
+
+    @property
+    def context(self) -> float:
+        """Mean positions a sequence attends to while it writes."""
+        return self.prompt + self.output / 2
+
+    @property
+    def kv_tokens(self) -> float:
+        """Positions whose keys and values a finished request holds; beams share those of its prompt."""
+        return self.prompt + self.output * self.beams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +101,41 @@ class StepTable:
         names = ("linear_s", "decode_s", "prefill_s", "host_s", "floor_s", "prompt_s")
         return replace(self, **{name: getattr(self, name) * factor for name in names})
 
-    def decode_step(self, sequences: int, context: float) -> Estimate:
-        """Return the time of a step in which `sequences` sequences decode at mean `context` and no prompt is read [s]."""
-        row = self.decode_s[sequences]
-        cell = min(int(context / self.context_step), len(row) - 2)
-        attention = row[cell] + (row[cell + 1] - row[cell]) * (context / self.context_step - cell)
-        device = self.linear_s[min(sequences, len(self.linear_s) - 1)] + attention
-        value = max(device, self.floor_s[sequences]) + self.host_s[sequences]
-        return Estimate(float(value), {"step time": self.log_sigma}, self.basis)
+    def step_s(self, texts: Texts, sequences: float, prompt_tokens: float = 0.0) -> float:
+        """Return the time of a step in which `sequences` decode and `prompt_tokens` of prompts are read [s].
+
+        The attention of prompts is that of whole ones, in proportion to their tokens in this step.
+        """
+        device_s = _along(self.linear_s, sequences * texts.verified_tokens + prompt_tokens)
+        device_s += _between(self.decode_s, sequences, texts.context / self.context_step)
+        unread = max(texts.prompt - texts.cached, 1.0)
+        if prompt_tokens > 0:
+            whole_s = _between(self.prefill_s, unread / self.query_step, texts.cached / self.start_step)
+            device_s += whole_s * prompt_tokens / unread
+        host_s, floor_s = _along(self.host_s, sequences), _along(self.floor_s, sequences)
+        return float(max(device_s, floor_s) + host_s + self.prompt_s * min(prompt_tokens / unread, 1.0))
+
+    def read_s(self, texts: Texts, sequences: float) -> float:
+        """Return the time of reading one prompt while `sequences` decode, over as many steps as it takes [s]."""
+        unread = max(texts.prompt - texts.cached, 1.0)
+        room = max(len(self.linear_s) - 1 - sequences * texts.verified_tokens, 1.0)
+        steps = np.ceil(unread / room)
+        return float(steps * self.step_s(texts, sequences, unread / steps))
+
+    def request_s(self, texts: Texts, sequences: float) -> float:
+        """Return the time of one request from its first step to its last, while `sequences` decode [s]."""
+        return self.read_s(texts, sequences) + (texts.steps - 1) * self.step_s(texts, sequences)
+
+
+def _along(values: Array, position: float) -> float:
+    """Return the value between grid points; beyond the last that of the last."""
+    place = min(max(position, 0.0), len(values) - 1.0)
+    left = min(int(place), len(values) - 2)
+    return float(values[left] + (values[left + 1] - values[left]) * (place - left))
+
+
+def _between(values: Array, row: float, column: float) -> float:
+    """Return the bilinear value between grid points; beyond the last, the last segments go on."""
+    i, j = (min(int(at), size - 2) for at, size in zip((row, column), values.shape, strict=True))
+    across = values[i : i + 2, j] + (values[i : i + 2, j + 1] - values[i : i + 2, j]) * (column - j)
+    return float(across[0] + (across[1] - across[0]) * (row - i))

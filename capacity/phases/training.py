@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from capacity.phases import memory
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import FactorizationModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.spec.model import (
+    DlrmModel,
+    FactorizationModel,
+    FusionScorerModel,
+    HstuModel,
+    IdRankerModel,
+    LstmModel,
+    Model,
+    TransformerModel,
+)
 from capacity.spec.scenario import Scenario, TrainingJob
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
-from capacity.work import embedding, recurrent, retrieval, transformer
-from capacity.work.models import architecture, parameters, reading
+from capacity.work import embedding, interaction, recurrent, retrieval, sequential, transformer
+from capacity.work.models import LookUpModel, architecture, parameters, reading, rows_read, table_rows
 from capacity.work.operations import Amount, Collective, Operation, backward
 from capacity.work.optimizer import optimizer_step
 
@@ -48,6 +58,14 @@ def step_operations(job: TrainingJob, model: Model, scenario: Scenario, batch: A
         case FusionScorerModel():
             forward = retrieval.fusion_scores(model, batch, 1, job.dtype)
             return forward + backward(forward)
+        case DlrmModel() | HstuModel():
+            return _look_up_step(model, batch, scenario.audience.history, job.dtype)
+
+
+def _look_up_step(model: LookUpModel, batch: Amount, events: int, dtype: str) -> tuple[Operation, ...]:
+    if isinstance(model, DlrmModel):
+        return interaction.training_step(model, batch, dtype)
+    return sequential.training_step(model, batch, events, TARGETS, dtype)
 
 
 def run(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devices: int) -> TrainingRun:
@@ -55,26 +73,50 @@ def run(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devi
 
     Every device computes a batch of its own; gradients are summed by one all-reduce a step, half of it hidden behind
     the backward pass (assumed; overlap is modeled by topology later). Rows touched by a batch are what table models
-    exchange and update, dense models all their parameters.
+    exchange and update, dense models all their parameters. Devices share the tables of a look-up model: rows go to
+    whoever reads them, and their gradients back.
     """
     work = step_operations(job, model, scenario, job.batch)
     touched = touched_parameters(job, model, scenario)
     compute = device.step(work + optimizer_step(touched, job.optimizer), "training")
-    parts = [compute]
-    if devices > 1:
-        gradient_bytes = touched * memory.value_bytes(job.dtype)
-        exchange = Collective(kind="all_reduce", message_bytes=gradient_bytes, devices=devices, label="gradients")
-        parts.append(device.time(exchange).scaled(1 - OVERLAP))
+    parts = [compute, *_exchange(job, model, scenario, device, devices)] if devices > 1 else [compute]
     step = total(parts)
     steps = max(1.0, scenario.amount(job.samples, job.every) * job.epochs / (job.batch * devices))
     return TrainingRun(
         devices=devices, step=step, steps=steps, duration=step.scaled(steps * job.runs),
-        memory_bytes=training_memory(job, model, scenario),
+        memory_bytes=training_memory(job, model, scenario, devices),
         flop_per_step=float(sum(op.flop * op.count for op in work)),
     )  # fmt: skip
 
 
 OVERLAP = 0.5
+TARGETS = 32
+"""Labeled targets of a user's sequence in a training step of HSTU (assumed)."""
+
+
+def _exchange(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devices: int) -> list[Estimate]:
+    """Return the all-reduce of the gradients and, where devices share tables, the way of rows there and back."""
+    width, summed, parts = memory.value_bytes(job.dtype), touched_parameters(job, model, scenario), []
+    if isinstance(model, LookUpModel):
+        summed -= _rows_touched(job, model, scenario) * model.embedding_size
+        bags = isinstance(model, DlrmModel)  # their rows are summed where they lie
+        sent = job.batch * len(model.tables) if bags else _rows_read(job, model, scenario)
+        message = sent * model.embedding_size * width
+        rows = Collective(kind="alltoall", message_bytes=message, devices=devices, count=2, label="rows")
+        parts.append(device.time(rows))
+    gradients = Collective(kind="all_reduce", message_bytes=summed * width, devices=devices, label="gradients")
+    return [*parts, device.time(gradients).scaled(1 - OVERLAP)]
+
+
+def _rows_read(job: TrainingJob, model: LookUpModel, scenario: Scenario) -> float:
+    """Return the table rows that one device's batch reads: a pair is one candidate of one request."""
+    candidates = 1 if isinstance(model, DlrmModel) else TARGETS
+    return float(rows_read(model, job.batch, scenario.audience.history, candidates))
+
+
+def _rows_touched(job: TrainingJob, model: LookUpModel, scenario: Scenario) -> float:
+    """Return the table rows that one device's batch changes: at most all there are."""
+    return min(_rows_read(job, model, scenario), table_rows(model))
 
 
 def touched_parameters(job: TrainingJob, model: Model, scenario: Scenario) -> float:
@@ -88,12 +130,15 @@ def touched_parameters(job: TrainingJob, model: Model, scenario: Scenario) -> fl
         case LstmModel():
             rows = min(job.batch * scenario.audience.history, model.items)
             return parameters(model) - (model.items - rows) * model.embedding_size
+        case DlrmModel() | HstuModel():
+            spared = table_rows(model) - _rows_touched(job, model, scenario)
+            return parameters(model) - spared * model.embedding_size
         case _:
             return float(parameters(model))
 
 
-def training_memory(job: TrainingJob, model: Model, scenario: Scenario) -> dict[str, float]:
-    """Return the memory of one device by component [byte]."""
+def training_memory(job: TrainingJob, model: Model, scenario: Scenario, devices: float = 1) -> dict[str, float]:
+    """Return the memory of one of `devices` devices by component [byte]."""
     match model:
         case TransformerModel():
             kept = memory.transformer_activations(
@@ -104,20 +149,33 @@ def training_memory(job: TrainingJob, model: Model, scenario: Scenario) -> dict[
             kept = rows * (8 * model.hidden_size + 2 * model.items) * memory.value_bytes(job.dtype)
         case IdRankerModel():
             kept = memory.transformer_activations(embedding.body(model), job.batch, 2, job.dtype)
+        case DlrmModel() | HstuModel():
+            return _tables_memory(job, model, scenario, devices)
         case _:
             kept = job.batch * 4.0 * 1024
     parts = memory.training(model, job.dtype, job.optimizer, kept)
     return {name: float(size) for name, size in parts.items()}
 
 
+def _tables_memory(job: TrainingJob, model: LookUpModel, scenario: Scenario, devices: float) -> dict[str, float]:
+    """Return the memory of one device where `devices` devices share the tables [byte]."""
+    candidates = 1 if isinstance(model, DlrmModel) else TARGETS
+    kept = memory.look_up_activations(
+        model, job.batch, scenario.audience.history, candidates, job.dtype, kept=True
+    )  # fmt: skip
+    touched = touched_parameters(job, model, scenario)
+    parts = memory.training_of_tables(model, job.dtype, job.optimizer, touched, devices, kept)
+    return {name: float(size) for name, size in parts.items()}
+
+
 def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, device: Device) -> TrainingRun:
-    """Return the run with the fewest devices that meets the deadline, or the fastest allowed one when none does.
+    """Return the run with the fewest devices that hold it and meet the deadline, or the fastest allowed one.
 
     Devices whose profile knows no link train alone.
     """
     deadline = job.deadline or job.every
-    best = run(job, model, scenario, device, 1)
-    devices = 1
+    devices = _fewest_that_hold(job, model, scenario, device.hardware)
+    best = run(job, model, scenario, device, devices)
     while float(best.duration.value) > deadline and devices < job.max_devices:
         devices = min(devices * 2, job.max_devices) if devices >= 8 else devices + 1
         try:
@@ -127,6 +185,15 @@ def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, device: D
         if float(candidate.duration.value) < float(best.duration.value):
             best = candidate
     return best
+
+
+def _fewest_that_hold(job: TrainingJob, model: Model, scenario: Scenario, hardware: Hardware) -> int:
+    """Return the fewest devices that share what can be shared and each hold the rest; 1 where nothing is shared."""
+    whole, alone = (sum(training_memory(job, model, scenario, devices).values()) for devices in (1, math.inf))
+    if hardware.memory is None or whole == alone:
+        return 1
+    room = hardware.memory.value - memory.reserve(hardware.memory.value, hardware.kind) - alone
+    return min(math.ceil((whole - alone) / room), job.max_devices) if room > 0 else job.max_devices
 
 
 def fits(parts: Mapping[str, float], hardware: Hardware) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ class Cache(Spec):
     keys: Literal["users", "items"] | Count
     """Distinct results that can be asked for."""
     exponent: Factor = 0.9
-    """Popularity falls with this power of the rank (Zipf); 0.6 to 1.0 for web requests (Breslau et al. 1999, table 2)."""
+    """Popularity falls with this power of the rank (Zipf); 0.6 to 1 for web requests (Breslau et al. 1999, table 2)."""
 
 
 class _Stage(Spec):
@@ -94,7 +94,7 @@ class GenerateStage(_Stage):
     software: Literal["vllm", "trtllm", "sglang"] = "vllm"
     """Engine that serves it."""
     kv_dtype: Dtype | None = None
-    """Storage of keys and values; by default fp8 where the products are in 8 bits or less, else that of the products."""
+    """Storage of keys and values; by default fp8 where products are in 8 bits or less, else that of the products."""
     max_sequences: Count | None = None
     """Most sequences a replica runs at once; by default the engine's own limit."""
     max_batched_tokens: Count | None = None
@@ -134,7 +134,7 @@ class RetrieveStage(_Stage):
     """Lists that ivf and pq part the vectors into."""
     probes: Count = 16
     """Lists that are searched."""
-    links: Count = 32
+    links: Annotated[Count, Field(ge=2)] = 32
     """Neighbors a vector of the graph keeps (hnsw's M)."""
     effort: Count = 64
     """Candidates kept while the graph is searched (hnsw's efSearch)."""
@@ -142,6 +142,14 @@ class RetrieveStage(_Stage):
     """Bytes of a compressed vector (pq)."""
     shards: Count = 1
     """Parts of the index on replicas of their own: each request asks all of them, the slowest decides."""
+
+    @model_validator(mode="after")
+    def _searchable(self) -> RetrieveStage:
+        if self.index in {"ivf", "pq"} and self.probes > self.lists:
+            raise ValueError(f"probes {self.probes} of only {self.lists} lists")
+        if self.index == "pq" and self.code_bytes > self.width:
+            raise ValueError(f"code_bytes {self.code_bytes} for vectors of only {self.width} values")
+        return self
 
 
 class RankStage(_Stage):
@@ -156,6 +164,7 @@ class RankStage(_Stage):
 class ScoreStage(_Stage):
     """A look-up model scores candidates: DLRM or DCNv2 over embedding tables, or HSTU over a long history."""
 
+    families: ClassVar[tuple[str, ...]] = ("dlrm", "hstu")
     task: Literal["score"]
     model: str
     candidates: Count

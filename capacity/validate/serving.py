@@ -20,7 +20,7 @@ from capacity.spec.model import TransformerModel
 from capacity.spec.names import Precision
 from capacity.timing.band import Estimate
 from capacity.validate.kind import Array, Context, Kind, Predicted
-from capacity.work.decoder_step import HALF, Layout, Served
+from capacity.work.decoder_step import HALF, Layout, Served, usual_kv_dtype
 from capacity.work.models import architecture
 
 MILLISECONDS = 1e3
@@ -75,7 +75,7 @@ class Row:
         return Served(
             model=model, engine=names.engine(f"{self.text('engine')} {self.text('engine_version')}"), layout=layout,
             products=products, expert_products=self._precision("moe_dtype", products),
-            kv_dtype=kv_dtype(products, experts=bool(model.layer.experts)),
+            kv_dtype=usual_kv_dtype(products, experts=bool(model.layer.experts)),
         )  # fmt: skip
 
     def _precision(self, column: str, default: Precision) -> Precision:
@@ -95,15 +95,6 @@ class Row:
             given_kv_tokens=self.number("kv_cache_tokens", 0.0) or None,
             memory_share=self.number("gpu_memory_utilization", 0.0) or None,
         )  # fmt: skip
-
-
-def kv_dtype(products: Precision, *, experts: bool) -> str:
-    """Return the storage of keys and values that a table does not state (assumed).
-
-    Dense checkpoints in 8 bits or less come with scales for 8-bit keys and values; mixtures of experts that their makers
-    release in fp8 do not.
-    """
-    return "fp8" if products.compute != HALF.compute and not experts else HALF.compute
 
 
 @dataclass(frozen=True)

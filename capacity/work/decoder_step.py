@@ -68,6 +68,11 @@ class Served:
     kv_dtype: str = "bf16"
 
     @property
+    def quantized(self) -> bool:
+        """Whether products run in 8 bits or less, or on weights stored so."""
+        return DTYPE_BYTES[self.products.weight] < ACTIVATION_BYTES
+
+    @property
     def layers(self) -> float:
         """Layers that one device passes a token through."""
         return self.model.layers / self.layout.pipeline
@@ -96,6 +101,17 @@ class Served:
 
 
 Work = tuple[Operation | ExpertLayer, ...]
+
+
+def usual_kv_dtype(products: Precision, *, experts: bool) -> str:
+    """Return the storage of keys and values where nobody states it (assumed).
+
+    Dense checkpoints in 8 bits or less come with scales for 8-bit keys and values; mixtures of experts that their makers
+    release in fp8 do not.
+    """
+    if DTYPE_BYTES[products.weight] < ACTIVATION_BYTES and not experts:
+        return "fp8"
+    return products.compute if products.compute in {"fp16", "bf16"} else HALF.compute
 
 
 def linear(served: Served, tokens: Amount) -> Work:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from capacity.errors import CapacityError
 from capacity.spec.model import (
     DlrmModel,
@@ -16,6 +18,10 @@ from capacity.spec.model import (
 from capacity.work import embedding, interaction, recurrent, retrieval, sequential
 from capacity.work.architecture import Transformer
 from capacity.work.huggingface import transformer
+from capacity.work.operations import Amount
+
+LookUpModel: TypeAlias = DlrmModel | HstuModel
+"""Models that are nearly all tables, of which a request reads a few rows."""
 
 
 def architecture(model: TransformerModel) -> Transformer:
@@ -58,6 +64,18 @@ def parameters(model: Model) -> int:
     return count
 
 
+def table_rows(model: LookUpModel) -> int:
+    """Return the rows of all embedding tables; each holds `embedding_size` values."""
+    return sum(model.tables) + (sum(model.contexts) if isinstance(model, HstuModel) else 0)
+
+
+def rows_read(model: LookUpModel, requests: Amount, events: Amount, candidates: Amount) -> Amount:
+    """Return the table rows that scoring `candidates` candidates for each of `requests` requests reads."""
+    if isinstance(model, DlrmModel):
+        return requests * candidates * interaction.lookups(model)
+    return requests * ((events + candidates) * len(model.tables) + len(model.contexts))
+
+
 def vector_width(model: Model) -> int:
     """Return the length of the vector that represents a text or an item."""
     match model:
@@ -78,6 +96,8 @@ def vector_width(model: Model) -> int:
 def resized(model: Model, items: int, users: int) -> Model:
     """Return `model` with tables for `items` items and `users` users; models without such tables as they are.
 
+    Of an HSTU the first table is that of the items and the first context that of the users.
+
     Examples
     --------
     >>> from capacity.spec.model import FactorizationModel
@@ -89,4 +109,7 @@ def resized(model: Model, items: int, users: int) -> Model:
         return model.model_copy(update={"items": items})
     if isinstance(model, FactorizationModel | IdRankerModel):
         return model.model_copy(update={"items": items, "users": users})
+    if isinstance(model, HstuModel):
+        contexts = (users, *model.contexts[1:]) if model.contexts else ()
+        return model.model_copy(update={"tables": (items, *model.tables[1:]), "contexts": contexts})
     return model

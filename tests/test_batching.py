@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from capacity.errors import CapacityError
 from capacity.fleet.flow import Flow, Outcome
 from capacity.fleet.replicas import Failures, Replicas
-from capacity.fleet.servers import Batching, BatchingStage, Policy
+from capacity.fleet.servers import Batching, Policy, Station
 
 INF = math.inf
 LINEAR = np.array([0.0, *(1.0 + 0.25 * texts for texts in range(1, 13))])
@@ -145,21 +145,21 @@ class Plain:
 
 
 def test_a_full_batch_leaves_at_once_and_a_small_one_when_the_oldest_has_waited():
-    stage = BatchingStage(Batching(max_batch=4, max_wait_s=2.0, batch_s=LINEAR[:5]), Replicas(count=2))
+    stage = Station(Batching(max_batch=4, max_wait_s=2.0, batch_s=LINEAR[:5]), Replicas(count=2))
     left = stage.advance(at(0.0, 0.1, 0.2, 0.3, 1.0, 1.5), INF)
     assert left.time_s.tolist() == pytest.approx([2.3] * 4 + [4.5] * 2)  # 0.3 + 2; 1.0 + 2 waited + 1.5
     assert stage.statistics()["batches"].tolist() == [0, 0, 1, 0, 1]
 
 
 def test_requests_of_one_moment_share_a_batch_without_waiting():
-    left = BatchingStage(Batching(max_batch=4, batch_s=LINEAR[:5])).advance(at(1.0, 1.0, 1.0), INF)
+    left = Station(Batching(max_batch=4, batch_s=LINEAR[:5])).advance(at(1.0, 1.0, 1.0), INF)
     assert left.time_s.tolist() == [2.75] * 3
 
 
 def test_candidates_are_split_over_batches_and_replicas():
     how = Batching(max_batch=8, batch_s=LINEAR, sequences=20)
-    one = BatchingStage(how).advance(at(0.0), INF)
-    two = BatchingStage(how, Replicas(count=2)).advance(at(0.0), INF)
+    one = Station(how).advance(at(0.0), INF)
+    two = Station(how, Replicas(count=2)).advance(at(0.0), INF)
     assert one.time_s.tolist() == [8.0]  # 8 + 8 + 4 texts: 3 + 3 + 2 s
     assert two.time_s.tolist() == [5.0]  # 3 s beside 3 s, then 2 s
 
@@ -167,24 +167,24 @@ def test_candidates_are_split_over_batches_and_replicas():
 def test_padding_packing_and_buckets():
     flow, tokens = at(0.0, 0.0, 0.0, 0.0, tokens=(10, 50, 12, 60)), np.arange(0.0, 11.0)  # 1 s for 100 tokens
     how = Batching(max_batch=4, batch_s=tokens, token_step=100.0)
-    assert BatchingStage(how).advance(flow, INF).time_s.tolist() == pytest.approx([1.32] * 4)
-    assert BatchingStage(replace(how, padded=True)).advance(flow, INF).time_s.tolist() == pytest.approx([2.4] * 4)
-    buckets = BatchingStage(replace(how, padded=True, edges=(20,))).advance(flow, INF)
+    assert Station(how).advance(flow, INF).time_s.tolist() == pytest.approx([1.32] * 4)
+    assert Station(replace(how, padded=True)).advance(flow, INF).time_s.tolist() == pytest.approx([2.4] * 4)
+    buckets = Station(replace(how, padded=True, edges=(20,))).advance(flow, INF)
     assert buckets.time_s.tolist() == pytest.approx([0.24, 0.24, 1.44, 1.44])
     assert buckets.request.tolist() == [0, 2, 1, 3]
 
 
 def test_lanes_of_one_replica_work_side_by_side_each_at_its_speed():
     how = Batching(max_batch=1, batch_s=[[0.0, 1.0], [0.0, 4.0]], lanes=2)
-    assert BatchingStage(how).advance(at(0.0, 0.0, 0.0), INF).time_s.tolist() == [1.0, 2.0, 4.0]
+    assert Station(how).advance(at(0.0, 0.0, 0.0), INF).time_s.tolist() == [1.0, 2.0, 4.0]
 
 
 def test_texts_of_a_lost_replica_are_done_again_by_another():
     how = Batching(max_batch=8, batch_s=LINEAR, sequences=16)
     replicas = Replicas(count=2, failures=Failures(outages=((0, 1.0, 100.0),)))
-    left = BatchingStage(how, replicas, Policy(retries=1)).advance(at(0.0), INF)
+    left = Station(how, replicas, Policy(retries=1)).advance(at(0.0), INF)
     assert left.time_s.tolist() == [6.0]
-    assert BatchingStage(how, replicas).advance(at(0.0), INF).outcome.tolist() == [Outcome.FAILED]
+    assert Station(how, replicas).advance(at(0.0), INF).outcome.tolist() == [Outcome.FAILED]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_texts_of_a_lost_replica_are_done_again_by_another():
 )
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(CapacityError):
-        BatchingStage(Batching(**({"max_batch": 8, "batch_s": LINEAR} | wrong)))
+        Station(Batching(**({"max_batch": 8, "batch_s": LINEAR} | wrong)))
 
 
 # Theory
@@ -227,7 +227,7 @@ def test_bulk_service(batch, load):
     if batch == 1:
         assert expected == pytest.approx(load / (2 * (1 - load)), rel=1e-6)
     flow = random_flow(500_000, rate, seed=batch)
-    left = BatchingStage(Batching(max_batch=batch, batch_s=[0.0] + [1.0] * batch)).advance(flow, INF)
+    left = Station(Batching(max_batch=batch, batch_s=[0.0] + [1.0] * batch)).advance(flow, INF)
     waits = sojourns(left)[20_000:] - 1
     means = np.array([part.mean() for part in np.array_split(waits, 30)])
     error = means.std(ddof=1) / math.sqrt(30)
@@ -236,7 +236,7 @@ def test_bulk_service(batch, load):
 
 
 def test_equal_batches_vary_as_said():
-    stage = BatchingStage(Batching(max_batch=1, batch_s=[0.0, 2.0], lanes=400, variation=0.5))
+    stage = Station(Batching(max_batch=1, batch_s=[0.0, 2.0], lanes=400, variation=0.5))
     times_s = sojourns(stage.advance(random_flow(200_000, 50.0), INF))
     assert times_s.mean() == pytest.approx(2.0, abs=4 * 1.0 / math.sqrt(200_000))
     assert times_s.std() == pytest.approx(1.0, rel=0.02)
@@ -260,7 +260,7 @@ POLICY = st.builds(
 def test_every_request_leaves_as_in_the_plain_engine(how, policy, replicas, load, seed):
     capacity = replicas * how.lanes * how.max_batch / (1 + how.max_batch / 4) / how.sequences
     flow = random_flow(120, load * capacity, seed)
-    stage = BatchingStage(how, Replicas(count=replicas), policy)
+    stage = Station(how, Replicas(count=replicas), policy)
     left = stage.advance(flow, INF)
     plain = Plain(flow, how, replicas, policy).run()
     mine = dict(zip(left.request.tolist(), zip(left.time_s.tolist(), left.outcome.tolist(), strict=True), strict=True))
@@ -278,7 +278,7 @@ def test_cuts_change_nothing(how, policy, cuts, fail):
     failures = Failures(outages=((0, 2.0, 7.0),), mean_between_s=15, mean_repair_s=3) if fail else Failures()
     replicas = Replicas(count=2, failures=failures)
     flow, first, parts = random_flow(200, 4.0), 0, []
-    whole, cut = (BatchingStage(how, replicas, policy, 7, "encoder") for _ in range(2))
+    whole, cut = (Station(how, replicas, policy, 7, "encoder") for _ in range(2))
     left = whole.advance(flow, INF)
     for until_s in [*sorted(cuts), INF]:
         last = int(np.searchsorted(flow.time_s, until_s, side="right")) if until_s < INF else len(flow)

@@ -70,6 +70,9 @@ def drawn_flow(draw: np.random.Generator, engine: Engine) -> Flow:
 
 def drawn_outages(draw: np.random.Generator, replicas: int, end_s: float) -> tuple[tuple[int, float, float], ...]:
     downs = draw.uniform(0, 1.3 * end_s, int(draw.integers(0, 4)))
+    if draw.random() < 0.2:  # a region is lost
+        down_s = float(draw.uniform(0, end_s))
+        return tuple((replica, down_s, down_s + float(draw.choice([0.05, 0.5, 5]))) for replica in range(replicas))
     return tuple(
         (int(draw.integers(0, replicas)), float(down_s), float(down_s + draw.choice([0.05, 0.5, 5, INF])))
         for down_s in downs

@@ -27,7 +27,7 @@ from capacity.fleet.replicas import (
     release,
     settle,
 )  # fmt: skip
-from capacity.fleet.servers import Policy, Servers, ServersStage
+from capacity.fleet.servers import Policy, Servers, Station
 
 INF = math.inf
 KEY = key_of(1, "stage")
@@ -127,7 +127,7 @@ def test_perfect_is_what_the_busier_end_of_a_step_needs():
 def test_all_lost_for_good_is_the_end():
     life, _ = lived(Replicas(count=1, scaling=scaling(maximum=1), failures=Failures(outages=((0, 15.0, INF),))), 1e9)
     assert life.next_s[0] == INF
-    stage = ServersStage(Servers(mean_s=1.0), Replicas(count=1, failures=Failures(outages=((0, 0.5, INF),))))
+    stage = Station(Servers(mean_s=1.0), Replicas(count=1, failures=Failures(outages=((0, 0.5, INF),))))
     left = stage.advance(Flow.of(np.arange(2), np.array([0.0, 1.0])), INF)
     assert left.request.tolist() == [0]
     assert stage.statistics()["inside"] == 1
@@ -148,7 +148,7 @@ def test_the_timeline_is_bounded_and_right_at_its_points():
 def test_autoscaling_follows_a_day_and_costs_less_than_the_peak():
     times_s = 2000 * np.sort(1 - np.sqrt(np.random.default_rng(3).uniform(0, 1, 30_000)))  # 30 a second, ever less
     how = scaling(maximum=60, cold_start_s=5.0, scale_down_delay_s=30.0, target=0.7)
-    stage = ServersStage(Servers(mean_s=0.4), Replicas(count=20, scaling=how), Policy(timeout_s=5.0, retries=3))
+    stage = Station(Servers(mean_s=0.4), Replicas(count=20, scaling=how), Policy(timeout_s=5.0, retries=3))
     left = stage.advance(Flow.of(np.arange(len(times_s)), times_s), INF)
     figures = stage.statistics()
     assert figures["served"] == len(left) == 30_000

@@ -16,7 +16,7 @@ from capacity.errors import CapacityError
 from capacity.fleet.flow import Flow, Outcome
 from capacity.fleet.queueing import erlang_c
 from capacity.fleet.replicas import Autoscaling, Failures, Replicas
-from capacity.fleet.servers import Policy, Servers, ServersStage
+from capacity.fleet.servers import Policy, Servers, Station
 
 INF = math.inf
 
@@ -35,7 +35,7 @@ def sojourns(flow: Flow) -> np.ndarray:
     return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)]
 
 
-def in_cuts(stage: ServersStage, flow: Flow, cuts_s: list[float]) -> Flow:
+def in_cuts(stage: Station, flow: Flow, cuts_s: list[float]) -> Flow:
     """Return what leaves when the same requests come in cuts of time."""
     parts, first = [], 0
     for until_s in [*sorted(cuts_s), INF]:
@@ -58,29 +58,27 @@ def mean_within(values: np.ndarray, expected: float, batches: int = 30) -> bool:
 
 
 def test_one_server_by_hand():
-    left = ServersStage(Servers(mean_s=2.0)).advance(at(0.0, 1.0, 9.0), INF)
+    left = Station(Servers(mean_s=2.0)).advance(at(0.0, 1.0, 9.0), INF)
     assert left.time_s.tolist() == [2.0, 4.0, 11.0]
 
 
 def test_the_slowest_shard_decides():
     # shard 0 is idle at 1.0 and so is shard 1: both take 2 s, each from its own queue
-    left = ServersStage(Servers(mean_s=2.0, shards=3)).advance(at(0.0, 1.0), INF)
+    left = Station(Servers(mean_s=2.0, shards=3)).advance(at(0.0, 1.0), INF)
     assert left.time_s.tolist() == [2.0, 4.0]
 
 
 def test_shards_of_random_speed_are_the_largest_of_as_many():
-    left = ServersStage(Servers(servers=500, mean_s=1.0, spread="exponential", shards=4)).advance(
-        arrivals(100_000, 5), INF
-    )
+    left = Station(Servers(servers=500, mean_s=1.0, spread="exponential", shards=4)).advance(arrivals(100_000, 5), INF)
     assert mean_within(sojourns(left), 1 + 1 / 2 + 1 / 3 + 1 / 4)  # mean of the largest of 4 exponentials
 
 
 def test_a_full_queue_sheds_and_a_fallback_goes_on():
     servers = Servers(mean_s=10.0)
-    left = ServersStage(servers, policy=Policy(queue_limit=1)).advance(at(0.0, 1.0, 2.0), INF)
+    left = Station(servers, policy=Policy(queue_limit=1)).advance(at(0.0, 1.0, 2.0), INF)
     assert left.time_s.tolist() == [2.0, 10.0, 20.0]
     assert left.outcome.tolist() == [Outcome.SHED, Outcome.SERVED, Outcome.SERVED]
-    stage = ServersStage(servers, policy=Policy(queue_limit=1, fallback_s=15.0))
+    stage = Station(servers, policy=Policy(queue_limit=1, fallback_s=15.0))
     first = stage.advance(at(0.0, 1.0, 2.0), 12.0)
     rest = stage.advance(at(), INF)
     assert (first.time_s.tolist(), rest.time_s.tolist()) == ([10.0], [17.0, 20.0])
@@ -88,7 +86,7 @@ def test_a_full_queue_sheds_and_a_fallback_goes_on():
 
 
 def test_a_request_times_out_and_tries_again_at_the_tail():
-    left = ServersStage(Servers(mean_s=10.0), policy=Policy(timeout_s=3.0, retries=1)).advance(at(0.0, 1.0, 5.0), INF)
+    left = Station(Servers(mean_s=10.0), policy=Policy(timeout_s=3.0, retries=1)).advance(at(0.0, 1.0, 5.0), INF)
     # 1.0 waits till 4, again till 7; 5.0 waits till 8, again till 11 but is served from 10
     assert left.request.tolist() == [1, 0, 2]
     assert left.time_s.tolist() == [7.0, 10.0, 20.0]
@@ -97,9 +95,9 @@ def test_a_request_times_out_and_tries_again_at_the_tail():
 
 def test_a_replica_that_dies_takes_its_work_along():
     replicas = Replicas(count=1, failures=Failures(outages=((0, 5.0, 20.0),)))
-    once = ServersStage(Servers(mean_s=10.0), replicas, Policy(retries=1)).advance(at(0.0, 6.0), INF)
+    once = Station(Servers(mean_s=10.0), replicas, Policy(retries=1)).advance(at(0.0, 6.0), INF)
     assert once.time_s.tolist() == [30.0, 40.0]
-    never = ServersStage(Servers(mean_s=10.0), replicas).advance(at(0.0, 6.0), INF)
+    never = Station(Servers(mean_s=10.0), replicas).advance(at(0.0, 6.0), INF)
     assert never.time_s.tolist() == [5.0, 30.0]
     assert never.outcome.tolist() == [Outcome.FAILED, Outcome.SERVED]
 
@@ -107,22 +105,22 @@ def test_a_replica_that_dies_takes_its_work_along():
 def test_requests_wait_where_no_replica_is_up_and_join_the_first_that_is():
     replicas = Replicas(count=2, failures=Failures().with_region([0, 1], 1.0, 9.0))
     for routing in ("shared", "round-robin", "least-loaded"):
-        left = ServersStage(Servers(mean_s=2.0), replicas, Policy(routing=routing)).advance(at(3.0, 4.0, 5.0), INF)
+        left = Station(Servers(mean_s=2.0), replicas, Policy(routing=routing)).advance(at(3.0, 4.0, 5.0), INF)
         assert left.time_s.tolist() == [11.0, 11.0, 13.0]
 
 
 def test_round_robin_takes_turns_and_least_loaded_looks():
     flow, two = at(0.0, 1.0, 2.0, 3.5), Replicas(count=2)
     servers = Servers(servers=1, mean_s=3.0)
-    turns = ServersStage(servers, two, Policy(routing="round-robin")).advance(flow, INF)
+    turns = Station(servers, two, Policy(routing="round-robin")).advance(flow, INF)
     assert sojourns(turns).tolist() == [3.0, 3.0, 4.0, 3.5]
-    looks = ServersStage(servers, two, Policy(routing="least-loaded")).advance(at(0.0, 1.0, 3.5, 3.6), INF)
+    looks = Station(servers, two, Policy(routing="least-loaded")).advance(at(0.0, 1.0, 3.5, 3.6), INF)
     assert sojourns(looks).tolist() == pytest.approx([3.0, 3.0, 3.0, 5.9])  # at 3.6 both have one: the first gets it
 
 
 def test_a_draining_replica_ends_its_work_and_is_paid_until_then():
     scaling = Autoscaling(kind="schedule", maximum=2, schedule=((1.0, 1),))
-    stage = ServersStage(Servers(mean_s=4.0), Replicas(count=2, scaling=scaling), Policy(routing="round-robin"))
+    stage = Station(Servers(mean_s=4.0), Replicas(count=2, scaling=scaling), Policy(routing="round-robin"))
     left = stage.advance(at(0.0, 0.5, 0.6, 0.7), INF)
     assert left.time_s.tolist() == [4.0, 4.5, 8.0, 12.0]  # the fourth moves from the second replica to the first
     assert stage.statistics()["replica_s"] == pytest.approx(12.0 + 4.5)
@@ -130,7 +128,7 @@ def test_a_draining_replica_ends_its_work_and_is_paid_until_then():
 
 def test_a_cache_answers_its_share_whatever_the_cuts():
     policy = Policy(hit_rate=0.3, hit_s=0.001)
-    stage = ServersStage(Servers(servers=64, mean_s=1.0), policy=policy, seed=3)
+    stage = Station(Servers(servers=64, mean_s=1.0), policy=policy, seed=3)
     left = stage.advance(arrivals(50_000, 10.0), INF)
     hits = stage.statistics()["cached"]
     assert hits == (sojourns(left) < 0.5).sum()
@@ -141,7 +139,7 @@ def test_a_cache_answers_its_share_whatever_the_cuts():
 @pytest.mark.parametrize("wrong", [{"servers": 0}, {"shards": 0}, {"mean_s": -1.0}, {"quantiles_s": [1.0]}])
 def test_what_no_server_can_be_is_refused(wrong):
     with pytest.raises(CapacityError):
-        ServersStage(Servers(**wrong))
+        Station(Servers(**wrong))
 
 
 @pytest.mark.parametrize("wrong", [{"hit_rate": 1.5}, {"timeout_s": 0.0}, {"retries": -1}, {"fallback_s": -1.0}])
@@ -155,7 +153,7 @@ def test_what_no_policy_can_be_is_refused(wrong):
 
 @pytest.mark.parametrize(("servers", "load"), [(1, 0.7), (8, 0.8), (50, 0.9)])
 def test_m_m_c(servers, load):
-    left = ServersStage(Servers(servers=servers, mean_s=1.0, spread="exponential"), seed=servers).advance(
+    left = Station(Servers(servers=servers, mean_s=1.0, spread="exponential"), seed=servers).advance(
         arrivals(600_000, load * servers), INF
     )
     assert mean_within(sojourns(left), 1 + erlang_c(servers, load * servers) / (servers * (1 - load)))
@@ -163,14 +161,12 @@ def test_m_m_c(servers, load):
 
 @pytest.mark.parametrize("variation", [0.0, 0.5, 2.0])
 def test_m_g_1_is_pollaczek_khinchine(variation):
-    left = ServersStage(Servers(mean_s=1.0, spread="lognormal", variation=variation)).advance(
-        arrivals(800_000, 0.6), INF
-    )
+    left = Station(Servers(mean_s=1.0, spread="lognormal", variation=variation)).advance(arrivals(800_000, 0.6), INF)
     assert mean_within(sojourns(left), 1 + 0.6 * (1 + variation**2) / (2 * 0.4))
 
 
 def test_a_table_of_quantiles_is_its_distribution():
-    left = ServersStage(Servers(quantiles_s=[1.0, 3.0])).advance(arrivals(400_000, 0.3), INF)  # uniform
+    left = Station(Servers(quantiles_s=[1.0, 3.0])).advance(arrivals(400_000, 0.3), INF)  # uniform
     mean, square = 2.0, 13 / 3
     assert mean_within(sojourns(left), mean + 0.3 * square / (2 * (1 - 0.6)))
 
@@ -195,15 +191,15 @@ def test_m_d_c(servers, load):
     expected = m_d_c(servers, load * servers)
     if servers == 1:
         assert expected == pytest.approx(load / (2 * (1 - load)), rel=1e-6)
-    left = ServersStage(Servers(servers=servers, mean_s=1.0)).advance(arrivals(600_000, load * servers), INF)
+    left = Station(Servers(servers=servers, mean_s=1.0)).advance(arrivals(600_000, load * servers), INF)
     assert mean_within(sojourns(left) - 1, expected)
 
 
 def test_erlang_b_without_a_waiting_room():
     load, servers = 6.0, 8
-    left = ServersStage(
-        Servers(servers=servers, mean_s=1.0, spread="exponential"), policy=Policy(queue_limit=0)
-    ).advance(arrivals(400_000, load), INF)
+    left = Station(Servers(servers=servers, mean_s=1.0, spread="exponential"), policy=Policy(queue_limit=0)).advance(
+        arrivals(400_000, load), INF
+    )
     terms = [load**k / math.factorial(k) for k in range(servers + 1)]
     assert mean_within((left.outcome == Outcome.SHED).astype(float), terms[-1] / sum(terms))
 
@@ -227,7 +223,7 @@ def test_the_same_queue_in_simpy_request_by_request():
     for number, time_s in enumerate(flow.time_s):
         world.process(request(number, time_s))
     world.run()
-    left = ServersStage(Servers(servers=3, mean_s=1.0)).advance(flow, INF)
+    left = Station(Servers(servers=3, mean_s=1.0)).advance(flow, INF)
     order = np.argsort(left.request)
     assert left.time_s[order] == pytest.approx([ended[number] for number in range(3000)], rel=1e-12)
 
@@ -242,7 +238,7 @@ def test_the_same_queue_in_ciw():
     world = ciw.Simulation(network)
     world.simulate_until_max_time(1e6)
     theirs = sorted((record.arrival_date, record.exit_date) for record in world.get_all_records())
-    left = ServersStage(Servers(servers=2, mean_s=1.0)).advance(Flow.of(np.arange(3000), times_s), INF)
+    left = Station(Servers(servers=2, mean_s=1.0)).advance(Flow.of(np.arange(3000), times_s), INF)
     assert left.time_s == pytest.approx([ended for _, ended in theirs], rel=1e-9)
 
 
@@ -276,8 +272,8 @@ def test_cuts_conservation_and_little(how, load, cuts, round_s):
     if round_s:  # many arrivals at one moment, some of them at a cut
         whole = np.round(flow.time_s)
         flow, cuts = Flow.of(flow.request, whole), [round(cut) for cut in cuts]
-    stage = ServersStage(**how)
-    left, cut = stage.advance(flow, INF), ServersStage(**how)
+    stage = Station(**how)
+    left, cut = stage.advance(flow, INF), Station(**how)
     again = in_cuts(cut, flow, cuts)
     for name in Flow.__slots__:
         np.testing.assert_array_equal(getattr(again, name), getattr(left, name))
@@ -293,7 +289,7 @@ def test_cuts_conservation_and_little(how, load, cuts, round_s):
 
 
 def test_memory_holds_only_those_inside():
-    stage = ServersStage(Servers(servers=4, mean_s=1.0))
+    stage = Station(Servers(servers=4, mean_s=1.0))
     sizes = deque(maxlen=2)
     times_s = np.cumsum(np.random.default_rng(2).exponential(1 / 3.0, 400_000))
     for first in range(0, len(times_s), 8192):

@@ -49,13 +49,20 @@ def steady(table: StepTable, texts: Texts, rate: float) -> Steady | None:
             return None
         after_s = table.step_s(texts, sequences, prompts)
         if abs(after_s - step_s) < 1e-4 * step_s:
-            first_s = 0.5 * after_s + table.read_s(texts, sequences)
+            first_s = 0.5 * after_s + table.read_s(texts, sequences) + _queue_s(table, texts, rate, sequences)
             return Steady(
                 sequences=sequences, step_s=after_s, first_s=first_s,
                 request_s=first_s + max(texts.steps - 1, 0) * after_s,
             )  # fmt: skip
         step_s = after_s
     return None
+
+
+def _queue_s(table: StepTable, texts: Texts, rate: float, sequences: float) -> float:
+    """Return how long a prompt waits on average for others that are read before it: M/D/1 on what reading adds [s]."""
+    adds_s = table.read_s(texts, sequences) - table.step_s(texts, sequences)
+    busy = min(max(rate * adds_s, 0.0), MOST_PROMPT_SHARE)
+    return busy * adds_s / (2 * (1 - busy))
 
 
 def most_rate(table: StepTable, texts: Texts, slots: float) -> float:

@@ -51,7 +51,7 @@ class Case:
     shift
         Standard deviations by which step times are longer than expected.
     day
-        Whether the rate follows the day instead of staying at the peak.
+        Whether the rate follows the day, replicas fail and the autoscaler acts, instead of the peak going on and on.
     share
         One in so many replicas, and of the requests, is simulated.
     """
@@ -259,7 +259,8 @@ class _Builder:
         prefixes = Prefixes(stage.prefix_groups, stage.prefix_exponent) if stage.prefix_tokens else None
         if isinstance(self.recorded, InOrder):
             return self.recorded if output is None else Text(Fixed(self.scenario.tokens(stage.prompt_tokens)), output)
-        written = output or _length(stage.output_tokens, stage.output_cv)
+        varied = stage.output_cv or self.scenario.resilience.service_variation
+        written = output or _length(stage.output_tokens, varied)
         return Text(_length(self.scenario.tokens(stage.prompt_tokens), stage.prompt_cv), written, prefixes)
 
     def _readers(self, pool: Pool, texts: Texts) -> int:
@@ -307,12 +308,14 @@ class _Builder:
     def _replicas(self, pool: Pool) -> Replicas:
         """Return the pool's simulated replicas with what becomes of them."""
         count, spec = self.case.count(pool), pool.spec
+        if not self.case.day:
+            return Replicas(count=count)
         failures = Failures()
         if spec.failures is not None:
             failures = Failures(mean_between_s=spec.failures.every, mean_repair_s=spec.failures.repair)
             lost = math.ceil(count * spec.failures.region_loss)
             if lost:
-                peak_s = self.scenario.traffic.peak_hour * HOUR_S if self.case.day else 0.0
+                peak_s = self.scenario.traffic.peak_hour * HOUR_S
                 failures = failures.with_region(range(min(lost, count)), peak_s, peak_s + spec.failures.region_repair)
         if spec.autoscaling is None:
             return Replicas(count=count, failures=failures)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, log
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -36,20 +36,18 @@ LOOK = np.dtype([
 """The autoscaler's next look [s]; outages and schedule steps behind us; since when fewer replicas are asked for, how
 many at most; busy time and replica-seconds up at the last look; until when accounts are settled, replica-seconds that
 exist in whatever state, and up; points of the timeline and the least time between two [s]."""
-
-
-class Compile(Protocol):
-    """A decorator that compiles by numba and keeps the type for mypy."""
-
-    def __call__(self, function: Function, /) -> Function:
-        """Return the compiled function."""
-
-
 _OPTIONS: dict[str, Any] = {"cache": True, "_nrt": False}
 """Kernels allocate nothing; counting references to a stage's arrays at every call takes 15 times the work itself."""
-compiled = cast("Compile", njit(**_OPTIONS))
-inlined = cast("Compile", njit(**_OPTIONS, forceinline=True))
-"""Into each caller: passing the arrays of a whole stage takes three times as long as a small function's work."""
+
+
+def compiled(function: Function) -> Function:
+    """Return the function compiled by numba and kept on disk, still typed for mypy."""
+    return cast("Function", njit(**_OPTIONS)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Return it compiled into each caller: passing a stage's arrays takes three times as long as a small function."""
+    return cast("Function", njit(**_OPTIONS, forceinline=True)(function))
 
 
 def mixed(key: np.uint64, counter: Any) -> Any:  # noqa: ANN401  (a number in kernels, an array outside)
@@ -72,8 +70,7 @@ uniform = compiled(mixed)
 
 def key_of(seed: int, *words: str) -> np.uint64:
     """Return the key of an independent stream of `mixed` for a seed and, say, the names of a stage and of a use."""
-    letters = [byte for word in words for byte in (*word.encode(), 256)]
-    return np.uint64(np.random.SeedSequence([seed, *letters]).generate_state(1, np.uint64)[0])
+    return np.uint64(np.random.SeedSequence([seed, *"\0".join(words).encode()]).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,14 +118,8 @@ class Autoscaling:
     ) -> Autoscaling:
         """Return the lower bound: what the load just ahead needs, there at once.
 
-        Parameters
-        ----------
-        rate_at
-            Arrivals per second at a time [s].
-        replica_rate
-            Requests per second that one replica is to be loaded with.
-        times_s
-            When the number may change [s]; between two of them it is that of the busier one.
+        `rate_at`: arrivals per second at a time [s]; a replica is to get `replica_rate` of them. The number changes at
+        `times_s` [s] and is that of the busier end of each stretch.
         """
         rates = [rate_at(time_s) for time_s in times_s]
         peaks = [max(pair) for pair in zip(rates, [*rates[1:], rates[-1]], strict=True)]
@@ -225,13 +216,13 @@ class Life(NamedTuple):
 def born(replicas: Replicas, key: np.uint64) -> Life:
     """Return the replicas at time 0: those of `replicas.count` up and warm."""
     scaling, failures = replicas.scaling, replicas.failures
-    asks = scaling or Autoscaling(kind="schedule", maximum=replicas.count)
+    asks, kind = scaling or Autoscaling(kind="schedule", maximum=replicas.count), scaling.kind if scaling else "none"
     rules = Rules(
-        KINDS[scaling.kind] if scaling else NEVER, asks.minimum, asks.maximum, key,
+        KINDS[kind], asks.minimum, asks.maximum, key,
         *map(float, (asks.target, asks.interval_s, asks.cold_start_s, asks.scale_down_delay_s)),
         *map(float, (failures.mean_between_s, failures.mean_repair_s)),
     )  # fmt: skip
-    steps = scaling.schedule if scaling and scaling.kind == "schedule" else ()
+    steps = asks.schedule if kind == "schedule" else ()
     first_s = steps[0][0] if steps else rules.interval_s if rules.kind in {UTILIZATION, QUEUE} else inf
     life = Life(
         rules=rules, status=np.full(replicas.most, ABSENT, np.int8), change_s=np.full(replicas.most, inf),
@@ -281,8 +272,7 @@ def _look_ahead(life: Life) -> None:
 @compiled
 def settle(life: Life, now_s: float) -> None:
     """Add up replica-seconds until `now_s`."""
-    now = life.now[0]
-    seconds = now_s - now.settled_s
+    now, seconds = life.now[0], now_s - life.now[0].settled_s
     now.settled_s = now_s
     now.paid_s += seconds * (len(life.status) - count(life, ABSENT))
     now.up_s += seconds * count(life, UP)
@@ -298,18 +288,9 @@ def release(life: Life, replica: int, now_s: float) -> None:
 
 @compiled
 def apply(life: Life, now_s: float, busy_s: float, waiting: int) -> None:
-    """Let what is due by `now_s` happen to the replicas.
+    """Let what is due by `now_s` [s] (call it at `life.next_s[0]`) happen to the replicas.
 
-    Parameters
-    ----------
-    life
-        Changed in place.
-    now_s
-        Now: `life.next_s[0]` [s].
-    busy_s
-        Replica-seconds that the stage has been busy since time 0 [s].
-    waiting
-        Requests that wait in its queues now.
+    `busy_s`: replica-seconds that the stage has been busy since time 0; `waiting`: requests in its queues now.
     """
     settle(life, now_s)
     now = life.now[0]
@@ -330,8 +311,7 @@ def apply(life: Life, now_s: float, busy_s: float, waiting: int) -> None:
 
 @compiled
 def _rise(life: Life, replica: int, now_s: float) -> None:
-    life.status[replica] = UP
-    life.change_s[replica] = now_s + _drawn_s(life, replica, life.rules.mean_between_s)
+    life.status[replica], life.change_s[replica] = UP, now_s + _drawn_s(life, replica, life.rules.mean_between_s)
 
 
 @compiled

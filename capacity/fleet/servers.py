@@ -351,7 +351,17 @@ ONE, PLAIN = Replicas(), Policy()
 
 
 class Station:
-    """A stage of `Servers` or `Batching`, with what they have in common."""
+    """A stage of `Servers` or `Batching`.
+
+    Examples
+    --------
+    >>> coming = Flow.of(np.arange(4), np.array([0.0, 0.5, 0.6, 9.0]))
+    >>> Station(Servers(mean_s=1.0)).advance(coming, inf).time_s.tolist()
+    [1.0, 2.0, 3.0, 10.0]
+    >>> encoder = Batching(max_batch=2, max_wait_s=1.0, batch_s=[0.0, 3.0, 4.0])
+    >>> Station(encoder).advance(coming, inf).time_s.tolist()
+    [4.5, 4.5, 7.5, 13.0]
+    """
 
     def __init__(
         self, work: Servers | Batching, replicas: Replicas = ONE, policy: Policy = PLAIN, seed: int = 0, name: str = ""
@@ -430,28 +440,6 @@ class Station:
             "batches": self._state.batches.copy(), "queued_s": self._state.queued_s.copy(),
             "timeline": life.timeline[: int(life.now["points"][0])].copy(),
         }  # fmt: skip
-
-
-class ServersStage(Station):
-    """A stage of `Servers`.
-
-    Examples
-    --------
-    >>> stage = ServersStage(Servers(mean_s=1.0))
-    >>> stage.advance(Flow.of(np.arange(3), np.array([0.0, 0.5, 4.0])), inf).time_s.tolist()
-    [1.0, 2.0, 5.0]
-    """
-
-
-class BatchingStage(Station):
-    """A stage of `Batching`.
-
-    Examples
-    --------
-    >>> stage = BatchingStage(Batching(max_batch=2, max_wait_s=1.0, batch_s=[0.0, 3.0, 4.0]))
-    >>> stage.advance(Flow.of(np.arange(4), np.array([0.0, 0.5, 0.6, 9.0])), inf).time_s.tolist()
-    [4.5, 4.5, 7.5, 13.0]
-    """
 
 
 def _rows(flow: Flow) -> Records:

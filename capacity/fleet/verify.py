@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from capacity.fleet import online
+from capacity.fleet.flow import Outcome
 from capacity.fleet.online import Case
 from capacity.fleet.pool import Pool
 from capacity.fleet.simulated import Settings, Simulated
@@ -16,7 +17,10 @@ from capacity.spec.scenario import Scenario
 ENOUGH = 8_000
 """Requests of a trial: 80 of them are slower than p99."""
 GROWTH = 1.15
+WORTH = 0.99
+"""A larger fleet that is not faster by this much is as good as it gets [1]."""
 MOST_TRIALS = 40
+GIVEN_UP = (Outcome.FALLBACK, Outcome.SHED, Outcome.TIMED_OUT, Outcome.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,14 @@ def run(pools: Sequence[Pool], scenario: Scenario, case: Case, settings: Setting
 
 
 def tail_s(result: Simulated, percentile: str) -> float:
-    """Return the end-to-end latency at a percentile, infinite when the fleet does not keep up [s]."""
-    if result.saturation.state == "overloaded" or not result.end_to_end.count:
+    """Return the end-to-end latency at a percentile [s].
+
+    Infinite when the fleet does not keep up, or when more requests are lost or answered without some stage than the
+    percentile leaves: giving up is fast, but it is no answer.
+    """
+    given_up = sum(result.outcomes.get(outcome, 0) for outcome in GIVEN_UP)
+    allowed = (1 - int(percentile[1:]) / 100) * result.measured
+    if result.saturation.state == "overloaded" or not result.end_to_end.count or given_up > allowed:
         return math.inf
     return result.end_to_end.quantiles[percentile].value
 
@@ -68,11 +78,12 @@ def sized(pools: Sequence[Pool], scenario: Scenario, start: Case, fixed: Sequenc
     """
     trial = _Trials(pools, scenario, start)
     free = [pool for pool in pools if pool.name not in fixed]
-    replicas = dict(start.replicas)
+    replicas, before_s = dict(start.replicas), math.inf
     while not trial.meets(replicas):
-        slowest = trial.slowest(replicas, free)
-        if slowest is None or trial.count >= MOST_TRIALS // 2:
-            return Sized(replicas=replicas, meets=False, latency_s=trial.latency_s(replicas), trials=trial.count)
+        slowest, now_s = trial.slowest(replicas, free), trial.latency_s(replicas)
+        if slowest is None or trial.count >= MOST_TRIALS or now_s > WORTH * before_s:
+            return Sized(replicas=replicas, meets=False, latency_s=now_s, trials=trial.count)
+        before_s = now_s if math.isfinite(now_s) else before_s
         replicas[slowest.name] = max(replicas[slowest.name] + 1, math.ceil(replicas[slowest.name] * GROWTH))
     for pool in sorted(free, key=lambda item: -replicas[item.name] * item.devices_per_replica):
         replicas[pool.name] = _least(

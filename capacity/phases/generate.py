@@ -56,7 +56,8 @@ def server(
         When the model cannot read texts as long as the stage's.
     """
     mean = texts(stage, scenario)
-    longest = mean.prompt * (1 + TAIL * stage.prompt_cv) + mean.output * (1 + TAIL * stage.output_cv)
+    varied = stage.output_cv or scenario.resilience.service_variation
+    longest = mean.prompt * (1 + TAIL * stage.prompt_cv) + mean.output * (1 + TAIL * varied)
     built = reading(model, int(longest))
     products = names.dtype(stage.dtype)
     kv_dtype = stage.kv_dtype or usual_kv_dtype(products, experts=bool(built.layer.experts))

@@ -90,7 +90,7 @@ class GenerateStage(_Stage):
     prompt_cv: Number = 0
     """Standard deviation ÷ mean of the prompt's length [1]."""
     output_cv: Number = 0
-    """Standard deviation ÷ mean of the output's length [1]."""
+    """Standard deviation ÷ mean of the output's length [1]; 0: that of the scenario's `service_variation`."""
     software: Literal["vllm", "trtllm", "sglang"] = "vllm"
     """Engine that serves it."""
     kv_dtype: Dtype | None = None

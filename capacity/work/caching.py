@@ -23,7 +23,7 @@ def hit_rate_of(catalogue: int, exponent: float, cache_items: int) -> float:
     -----
     An item is in the cache if it was asked for within the last T look-ups, with T such that the cache is just full:
     Σ 1 − e^(−pₖT) = C; the hit rate is Σ pₖ(1 − e^(−pₖT)) (Che, Tung & Wang 2002, §III; Fricker et al. 2012 tell why it
-    is so good). Ranks beyond 4,096 are taken together in blocks 0.1 % wide.
+    is so good). Ranks beyond 1,024 are taken together in blocks about 1 % wide.
 
     Examples
     --------
@@ -36,8 +36,8 @@ def hit_rate_of(catalogue: int, exponent: float, cache_items: int) -> float:
         return 1.0
     if cache_items <= 0:
         return 0.0
-    edges = np.unique(np.rint(np.geomspace(4096, max(catalogue, 4097), 20_000)).astype(np.int64))
-    edges = np.concatenate([np.arange(1, min(catalogue, 4095) + 1), edges[edges <= catalogue], [catalogue + 1]])
+    edges = np.unique(np.rint(np.geomspace(1024, max(catalogue, 1025), 2_000)).astype(np.int64))
+    edges = np.concatenate([np.arange(1, min(catalogue, 1023) + 1), edges[edges <= catalogue], [catalogue + 1]])
     items = np.diff(edges).astype(np.float64)
     weight = ((edges[:-1] + edges[1:] - 1) / 2) ** -exponent
     share = weight / (items @ weight)

@@ -38,18 +38,19 @@ def steady(table: StepTable, texts: Texts, rate: float) -> Steady | None:
 
     Notes
     -----
-    Iterates step ← T(n, prompt tokens of a step) from an idle replica: the sequence rises to the least fixed point, if
+    Iterates step ← T(n + beams, prompt tokens of a step), what a request sees that finds n sequences besides its own,
+    from an idle replica: the sequence rises to the least fixed point, if
     there is one. Whether as many sequences fit the memory is for the caller.
     """
-    step_s = table.step_s(texts, 1.0)
+    step_s = table.step_s(texts, texts.beams)
     for _ in range(ITERATIONS):
         sequences = rate * texts.steps * step_s * texts.beams
         prompts = rate * step_s * (texts.prompt - texts.cached)
         if sequences > table.sequences or prompts > MOST_PROMPT_SHARE * (len(table.linear_s) - 1):
             return None
-        after_s = table.step_s(texts, sequences, prompts)
+        after_s = table.step_s(texts, sequences + texts.beams, prompts)
         if abs(after_s - step_s) < 1e-4 * step_s:
-            first_s = 0.5 * after_s + table.read_s(texts, sequences) + _queue_s(table, texts, rate, sequences)
+            first_s = after_s / 2 + table.read_s(texts, sequences) + _queue_s(table, texts, rate, sequences)
             return Steady(
                 sequences=sequences, step_s=after_s, first_s=first_s,
                 request_s=first_s + max(texts.steps - 1, 0) * after_s,
@@ -67,7 +68,7 @@ def _queue_s(table: StepTable, texts: Texts, rate: float, sequences: float) -> f
 
 def most_rate(table: StepTable, texts: Texts, slots: float) -> float:
     """Return the requests per second at which a replica with room for `slots` requests saturates."""
-    low, high = 0.0, slots / table.step_s(texts, 1.0)
+    low, high = 0.0, slots / table.step_s(texts, texts.beams)
     for _ in range(50):
         middle = (low + high) / 2
         found = steady(table, texts, middle)

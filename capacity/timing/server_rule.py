@@ -1,0 +1,82 @@
+"""MLPerf's Server scenario: the share of a saturated throughput that is left when the 99th percentile has a limit.
+
+Queries arrive at random; the result is the largest rate at which 99 % of them are answered within the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from capacity.timing.form import Array
+
+LATE = math.log(100)
+"""An exponential wait is longer than this many of its means in 1 % of the cases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerRule:
+    """What one benchmark loses between the Offline and the Server scenario.
+
+    Attributes
+    ----------
+    limit_s
+        On the 99th percentile of the latency, or of the time to the first token [s].
+    level
+        Share left where neither the limit nor the host binds [1]: batches are not sorted by length, and steps are kept
+        short.
+    batch
+        Queries that wait for each other: the unit in which devices serve [1].
+    feed_rate
+        Queries per second that the host hands to one device [1/s].
+    cards_feed_rate
+        Samples per second that the host hands to all its cards, where devices share its PCIe lanes [1/s].
+    log_sigma
+        Standard deviation of ln(measured/predicted), chips left out.
+    """
+
+    limit_s: float
+    level: float
+    batch: float = 0.0
+    feed_rate: float = math.inf
+    cards_feed_rate: float = math.inf
+    log_sigma: float
+
+    def share(self, rate: Array | float, devices: Array | float, *, cards: bool = False) -> Array:
+        """Return the Server throughput beside the Offline one [1].
+
+        Parameters
+        ----------
+        rate
+            Saturated throughput of one device [1/s].
+        devices
+            Devices that one queue feeds.
+        cards
+            Whether the devices reach each other and the host over PCIe only.
+
+        Notes
+        -----
+        share = level / (1 + x) / √(1 + (rate/feed)²) · min(1, cards' feed/(rate · devices)).
+
+        The wait is that of M/D/n with batches for customers, close to exponential with mean
+        ρ/(1 − ρ) · batch/(2 · devices · rate) (Allen 1990, §5.3, and pooling). Its 99th percentile is the limit at
+        ρ = 1/(1 + x) with x = ln 100 · batch/(2 · devices · rate · limit). Handing over and serving overlap; the root
+        is the usual smooth minimum of the two rates.
+
+        Examples
+        --------
+        >>> rule = ServerRule(limit_s=0.1, level=0.9, batch=8.0, log_sigma=0.1)
+        >>> rule.share(500.0, np.array([1.0, 8.0])).round(3)  # x = 4.605 · 8 / (2 · 500 · 0.1) = 0.368 and an eighth
+        array([0.658, 0.86 ])
+        """
+        together = np.asarray(rate) * devices
+        waiting = LATE / 2 * self.batch / (together * self.limit_s)
+        fed = np.minimum(1.0, self.cards_feed_rate / together) if cards else 1.0
+        return np.asarray(self.level * fed / (1 + waiting) / np.sqrt(1 + (np.asarray(rate) / self.feed_rate) ** 2))
+
+
+RULES = {
+    "bert": ServerRule(limit_s=0.13, level=0.915, batch=6.7, feed_rate=16000, log_sigma=0.12),
+}  # fmt: skip

@@ -21,6 +21,7 @@ from scipy.optimize import least_squares
 from capacity import catalogue
 from capacity.errors import CapacityError
 from capacity.phases import engine_step
+from capacity.spec import names
 from capacity.spec.calibration import Shared
 from capacity.spec.serving_engine import Scheduling, ServingEngine
 from capacity.validate import serving
@@ -32,21 +33,25 @@ from capacity.work.operations import Collective
 
 FILE = Path("hardware_profiles/calibrations/shared.yaml")
 BEGIN, END = "# --- fitted by benchmarks/fit_serving.py ---\n", "# --- fitted by benchmarks/fit_shipped.py"
-TOKEN = ("kernels", "exchange", "layer", "expert_layer", "quantized_layer", "grouped_layer", "step", "single_step", "sequence")
+TOKEN = (
+    "kernels", "exchange", "layer", "expert_layer", "quantized_layer", "grouped_layer", "step", "single_step",
+    "sequence",
+)  # fmt: skip
 FIRST = ("visible", "visible_steps", "visible_token", "visible_sequence")
 START = {
-    "kernels": 1.0, "exchange": 0.9, "layer": 3e-6, "expert_layer": 5e-6, "quantized_layer": 2e-6, "grouped_layer": 25e-6,
-    "step": 0.8e-3, "single_step": 0.8e-3, "sequence": 8e-6, "visible": 40e-3, "visible_steps": 1.5, "visible_token": 5e-6,
-    "visible_sequence": 0.5e-3,
+    "kernels": 1.0, "exchange": 0.9, "layer": 3e-6, "expert_layer": 5e-6, "quantized_layer": 2e-6,
+    "grouped_layer": 25e-6, "step": 0.8e-3, "single_step": 0.8e-3, "sequence": 8e-6, "visible": 40e-3,
+    "visible_steps": 1.5, "visible_token": 5e-6, "visible_sequence": 0.5e-3,
 }  # fmt: skip
 SPREAD = {
-    "kernels": 0.06, "exchange": 0.5, "layer": 4e-6, "expert_layer": 6e-6, "quantized_layer": 3e-6, "grouped_layer": 20e-6,
-    "step": 0.8e-3, "single_step": 0.8e-3, "sequence": 8e-6, "visible": 40e-3, "visible_steps": 0.5, "visible_token": 5e-6,
-    "visible_sequence": 0.5e-3,
+    "kernels": 0.06, "exchange": 0.5, "layer": 4e-6, "expert_layer": 6e-6, "quantized_layer": 3e-6,
+    "grouped_layer": 20e-6, "step": 0.8e-3, "single_step": 0.8e-3, "sequence": 8e-6, "visible": 40e-3,
+    "visible_steps": 0.5, "visible_token": 5e-6, "visible_sequence": 0.5e-3,
 }  # fmt: skip
 """Where parameters start, and how far the fit may pull them away: weak priors, so that few servers do not run wild."""
 FIRST_SCATTER = 0.2
 ROUNDS = 3
+DEVICE_ROUNDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,9 @@ def _observation(row: Row, seen: serving.Seen, entry: ServingEngine, context: Co
     token_s, first_s = float(np.nanmean(seen.token_s)), float(seen.first_s.mean())
     rate = len(seen.end_s) / max(float((seen.arrival_s + seen.end_s).max() - seen.arrival_s.min()), 1e-9)
     running = rate * float(seen.output_tokens.mean()) * token_s
+    ends = np.sort(seen.arrival_s + seen.end_s)
+    arrived = np.searchsorted(np.sort(seen.arrival_s), seen.arrival_s, side="right")
+    inside = float(np.minimum(arrived - np.searchsorted(ends, seen.arrival_s), row.number("max_num_seqs", 1024.0)).mean())
     work = [op for op in decoder_step.linear(served, np.array([running])) if isinstance(op, Collective)]
     exchange_s = float(np.sum(engine_step.kernels_s(work, served, device).value)) if work else 0.0
     inputs = row.number("input_tokens", row.number("prompt_tokens_mean")) * 0.9
@@ -116,7 +124,7 @@ def _observation(row: Row, seen: serving.Seen, entry: ServingEngine, context: Co
         "single_step": float(served.layout.devices == 1), "sequence": running, "exchange": exchange_s,
     }  # fmt: skip
     added_s = sum(getattr(entry, name) * size for name, size in flags.items())
-    visible = {"visible": 1.0, "visible_steps": token_s, "visible_token": inputs, "visible_sequence": running}
+    visible = {"visible": 1.0, "visible_steps": token_s, "visible_token": inputs, "visible_sequence": inside}
     ttft, tpot = ("ttft_ms", "tpot_ms") if "ttft_ms" in row.values else ("ttft_mean_ms", "tpot_mean_ms")
     return {
         "model": row.text("model"), "hardware": row.text("hardware"), "measured_token_s": row.number(tpot) / 1e3,
@@ -218,8 +226,30 @@ def main() -> None:
     mean = {name: float(np.mean([getattr(entry, name) for entry in usual])) for name in (*TOKEN, *FIRST)}
     sigmas = [max(getattr(entry, name) for entry in usual) + 0.05 for name in ("log_sigma", "first_log_sigma")]
     entries.append(_entry(Source("other", (), "", pd.DataFrame()), mean, *sigmas, 0))
+    traces = sorted(given.folder.glob("serving_trace_*.csv"))
+    entries = [with_devices(entry, traces, shared) if not entry.versions else entry for entry in entries]
     if given.write:
         write(entries)
+
+
+def with_devices(entry: ServingEngine, traces: Sequence[Path], shared: Shared) -> ServingEngine:
+    """Return the entry with the pace of devices whose kernels nobody measured, from requests of replayed traces."""
+    for path in traces:
+        frame = pd.read_csv(path)
+        row = Row(frame.iloc[0].to_dict())
+        measured = serving._trace_measured(frame, "tpot_s").mean()
+        pace, device = 1.0, names.hardware_id(row.text("hardware"))
+        if row.served.engine.family != entry.engine:
+            continue
+        for _ in range(DEVICE_ROUNDS):
+            told = entry.model_copy(update={"devices": {**entry.devices, device: pace}})
+            context = Context(
+                calibrations=catalogue.calibrations(()), shared=shared.model_copy(update={"serving_engines": (told,)})
+            )
+            pace *= float(measured / np.nanmean(serving.replay(frame, context).token_s))
+        print(f"{entry.engine} on {device}: kernels take {pace:.3f} of what was carried over ({len(frame)} requests)")
+        entry = entry.model_copy(update={"devices": {**entry.devices, device: round(pace, 3)}})
+    return entry
 
 
 def write(entries: Sequence[ServingEngine]) -> None:
@@ -236,6 +266,8 @@ def write(entries: Sequence[ServingEngine]) -> None:
 
 
 def _yaml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in value.items()) + "}"
     if isinstance(value, tuple):
         return "[" + ", ".join(f'"{item}"' for item in value) + "]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -46,7 +46,7 @@ FAULTS = {
     "runs all the time": ("every: 30 d", "every: ⌖1e-300", "input should be greater than or equal to 0.000000001"),
     "words for samples": ("1 k,", "⌖all,", "input should be 'catalogue', 'new-items' or 'users'; or 'all' is not a"),
     # keys
-    "an unknown key": (PEAK, f"{PEAK}, ⌖peak_rat: 4", "unknown key 'traffic.peak_rat'; did you mean peak_rate?"),
+    "an unknown key": (PEAK, f"{PEAK}, ⌖peak_rat: 4", "unknown key 'traffic.peak_rat'; did you mean peak_rate"),
     "an unknown key of a stage": ("width: 768", "width: 768, ⌖widht: 7", "serving.stages.0.widht'; did you mean width"),
     "a duplicate key": (PEAK, f"{PEAK}, ⌖peak_rate: 4", "duplicate key 'peak_rate', first on line 6"),
     "a missing id": ("id: shop\ntitle", "⌖title", "missing key 'id'"),

@@ -29,7 +29,7 @@ class TextEncoder:
         torch().manual_seed(0)
         self._module = built(SHAPE.config(), Backend.local("cpu", threads=1), SHAPE.dtype)
         gc.collect()
-        gc.freeze()  # else a collection scans a million objects of the libraries in the middle of a batch
+        gc.freeze()  # else a collection that scans all objects of the libraries may fall into a batch
 
     def answers(self, bodies: Sequence[bytes]) -> list[bytes]:
         """Return the mean of each text's last states, as fp32."""

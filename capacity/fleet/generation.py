@@ -28,7 +28,9 @@ def engine(server: Server, **changes: float | bool | tuple[int, ...]) -> Engine:
     blocks = int(server.kv_tokens / BLOCK_TOKENS)
     if blocks < 1:
         needed = sum(server.memory_bytes.values())
-        raise CapacityError(f"the model needs {needed / 1e9:.0f} GB on each device and leaves no room for its keys and values")
+        raise CapacityError(
+            f"the model needs {needed / 1e9:.0f} GB on each device and leaves no room for its keys and values"
+        )
     limits = Engine(
         kv_blocks=blocks, max_sequences=min(server.sequences, server.batched_tokens),
         max_batched_tokens=server.batched_tokens, block_tokens=BLOCK_TOKENS, chunked=server.engine.scheduling.chunked,

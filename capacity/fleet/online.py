@@ -1,4 +1,4 @@
-"""From a scenario's pools to a pipeline that can be simulated: stages as nodes, traffic as arrivals, texts as lengths."""
+"""From a scenario's pools to a pipeline to simulate: stages as nodes, traffic as arrivals, texts as lengths."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from capacity.errors import CapacityError
 from capacity.fleet import arrivals as arriving
 from capacity.fleet import generation
 from capacity.fleet.arrivals import Arrivals
+from capacity.fleet.compose import Delay, Guarded, InSeries, Texted
 from capacity.fleet.continuous import ContinuousStage
 from capacity.fleet.continuous import Policy as EnginePolicy
-from capacity.fleet.compose import Delay, Guarded, InSeries, Texted
 from capacity.fleet.lengths import Fixed, InOrder, Length, Lengths, Lognormal, Prefixes, Text
 from capacity.fleet.pool import Pool, batch_sizes
 from capacity.fleet.replicas import Autoscaling, Failures, Replicas

@@ -62,7 +62,10 @@ class Pool:
         others = [stage for stage in self.stages if not isinstance(stage, GenerateStage | HostStage)]
         if found and (others or len(found) > 1):
             other = next(stage for stage in (*others, *found[1:]))
-            raise CapacityError(f"pool {self.name}: stage {other.name} shares it with {found[0].name}; an LLM engine needs a pool of its own")
+            raise CapacityError(
+                f"pool {self.name}: stage {other.name} shares it with {found[0].name}; "
+                "an LLM engine needs a pool of its own"
+            )
         return found[0] if found else None
 
     @cached_property

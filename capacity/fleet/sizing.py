@@ -81,8 +81,8 @@ class PoolLoad:
     def latency(self, replicas: int, rate: float) -> Latency:
         """Return the latency in the pool.
 
-        A batch leaves when it is full; else after its longest wait, or later when the batch before it is done. The first
-        request of a batch waits for that at most; the batch is then timed as if it were full.
+        A batch leaves when it is full; else after its longest wait, or later when the batch before it is done. The
+        first request of a batch waits for that at most; the batch is then timed as if it were full.
         """
         forming = min((self.batch - 1) * replicas / rate, max(self.max_wait_s, self.service_s))
         wait = waiting(replicas, rate / self.batch, self.service_s, 1.0 / self.batch, self.service_scv)
@@ -203,7 +203,6 @@ def sized(pools: Sequence[Load], demand: Demand, given: Mapping[str, int] | None
 
     Notes
     -----
-
     Starts from the fewest replicas that keep up and adds where it shortens the tail most for its devices. The latency
     reported is that at the peak itself.
     """

@@ -1,4 +1,4 @@
-"""Sizing by simulation: the closed form's fleet is tried, enlarged until it meets the objective, then shrunk while it does."""
+"""Sizing by simulation: the closed form's fleet is tried, enlarged until it meets the objective, then shrunk."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class _Trials:
         key = tuple(replicas[pool.name] for pool in self._pools)
         if key not in self._known:
             rate = self._start.rate * (1 + self._scenario.resilience.headroom)
-            case = replace(self._start, replicas=dict(replicas), rate=rate, share=online.representative(replicas), day=False)
+            share = online.representative(replicas)
+            case = replace(self._start, replicas=dict(replicas), rate=rate, share=share, day=False)
             self._known[key] = run(self._pools, self._scenario, case, Settings(requests=ENOUGH))
         return self._known[key]
 

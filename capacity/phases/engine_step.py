@@ -53,7 +53,8 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     """
     tokens, sequences = _knots(limits.tokens), _knots(limits.sequences)
     work = decoder_step.linear(served, np.maximum(tokens, 1.0))
-    pace = engine.kernels * engine.devices.get(device.hardware.id, 1.0)
+    whole = engine.devices.get(device.hardware.id, 1.0)
+    pace = engine.kernels * whole
     linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(pace)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
     contexts = np.linspace(1, limits.context, CONTEXTS + 1)
@@ -66,9 +67,9 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     carried = max((float(np.max(size)) for name, size in step.errors.items() if name.startswith("carried")), default=0)
     return StepTable(
         linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * (tokens > 0)),
-        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value])),
+        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * whole])),
         context_step=limits.context / CONTEXTS,
-        prefill_s=np.asarray(prefill.value) * (np.arange(QUERIES + 1)[:, None] > 0),
+        prefill_s=np.asarray(prefill.value * whole) * (np.arange(QUERIES + 1)[:, None] > 0),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
         host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
@@ -123,7 +124,7 @@ def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) 
 
 
 def _fastest(estimates: list[Estimate]) -> Estimate:
-    """Return the least of several estimates, element by element, with the errors of the one that is least most often."""
+    """Return the least of several estimates, each element for itself, with the errors of the one that is it most often."""
     values = np.stack(np.broadcast_arrays(*(item.value for item in estimates)))
     usual = np.bincount(values.argmin(axis=0).ravel(), minlength=len(estimates)).argmax()
     return replace(estimates[int(usual)], value=values.min(axis=0))

@@ -94,7 +94,7 @@ class StepTable:
     @property
     def sequences(self) -> int:
         """Most sequences that decode in one step."""
-        return self.decode_s.shape[0] - 1
+        return len(self.decode_s) - 1
 
     def scaled(self, factor: float) -> StepTable:
         """Return the table of an engine whose every step takes `factor` times as long."""

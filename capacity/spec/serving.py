@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from capacity.spec.quantity import (
     Count,
-    CountAmount,
     Duration,
     Factor,
     Fraction,
@@ -147,5 +146,5 @@ class Serving(Spec):
     def pool(self, name: str) -> Pool:
         """Return how a pool is fed and kept, with the pipeline's limits where it has none of its own."""
         found = self.pools.get(name, Pool())
-        limits = {"max_batch": found.max_batch or self.max_batch}
-        return found.model_copy(update=limits | {"max_wait": self.max_wait if found.max_wait is None else found.max_wait})
+        max_wait = self.max_wait if found.max_wait is None else found.max_wait
+        return found.model_copy(update={"max_batch": found.max_batch or self.max_batch, "max_wait": max_wait})

@@ -35,7 +35,8 @@ class ServingEngine(Spec):
     kernels: Factor = 1
     """Time of its products, norms and experts beside those measured alone [1]; attention is as measured."""
     devices: dict[Id, Factor] = Field(default_factory=dict)
-    """The same on one device beside all others, where whole servers were measured but no kernels."""
+    """Time of all kernels on one device beside what was carried over to it, where whole servers were measured there but
+    no kernels [1]."""
     exchange: Factor = 1
     """Time of its all-reduces beside those measured alone [1]: less than 1 where they are fused with norms."""
     layer: Duration = 0

@@ -9,8 +9,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from capacity.spec.hardware import Hardware
+from capacity.timing.band import Estimate
 from capacity.timing.form import Array
+from capacity.timing.tables import column
 
 LATE = math.log(100)
 """An exponential wait is longer than this many of its means in 1 % of the cases."""
@@ -77,6 +81,50 @@ class ServerRule:
         return np.asarray(self.level * fed / (1 + waiting) / np.sqrt(1 + (np.asarray(rate) / self.feed_rate) ** 2))
 
 
+USUAL_DEVICES, USUAL_SOCKETS = 8, 2
+"""Where a row does not say how many devices a system has; of hosts without any, sockets serve."""
+
+
+def cards(hardware: Hardware) -> bool:
+    """Tell boards that hang on PCIe, alone or bridged in pairs, from those on a fabric of their own."""
+    link = hardware.link
+    return hardware.kind == "gpu" and (link is None or "PCIe" in link.value.kind or "bridge" in link.value.kind)
+
+
+def devices(rows: pd.DataFrame, hardware: Hardware) -> Array:
+    """Return the devices of each row's system [1]."""
+    usual = USUAL_SOCKETS if hardware.kind == "cpu" else USUAL_DEVICES
+    given = column(rows, "devices") if "devices" in rows else np.zeros(len(rows))
+    return np.where(given > 0, given, usual)
+
+
+def scenario(sample: Estimate, name: str, family: str, rows: pd.DataFrame, hardware: Hardware) -> list[Estimate]:
+    """Return each row's time of a sample [s] in a scenario, from that of a saturated device.
+
+    Parameters
+    ----------
+    family
+        Key of `RULES`.
+    """
+    if name != "Server":
+        return [sample] * len(rows)
+    rule, systems = RULES[family], devices(rows, hardware)
+    shares = rule.share(1 / float(sample.value), systems, cards=cards(hardware))
+    told = {
+        share: sample.scaled(1 / share).widened("limit on the 99th percentile", rule.log_sigma)
+        for share in set(shares.tolist())
+    }
+    return [told[share] for share in shares.tolist()]
+
+
 RULES = {
     "bert": ServerRule(limit_s=0.13, level=0.915, batch=6.7, feed_rate=16000, log_sigma=0.12),
+    "dlrm": ServerRule(limit_s=0.03, level=0.917, cards_feed_rate=1.29e6, log_sigma=0.3),
+    "dlrm-v2": ServerRule(limit_s=0.06, level=0.94, log_sigma=0.08),
+    "dlrm-v3": ServerRule(limit_s=0.08, level=0.952, log_sigma=0.05),
+    "llama2-70b": ServerRule(limit_s=2.0, level=0.95, log_sigma=0.07),
+    "llama3.1-8b": ServerRule(limit_s=2.0, level=0.886, log_sigma=0.1),
+    "llama3.1-405b": ServerRule(limit_s=6.0, level=0.757, log_sigma=0.05),
+    "mixtral-8x7b": ServerRule(limit_s=2.0, level=0.953, log_sigma=0.1),
 }  # fmt: skip
+"""Fitted by benchmarks/fit_submissions.py, limits aside; docs/explanation/mlperf.md tells the errors."""

@@ -15,8 +15,7 @@ import pandas as pd
 from capacity.errors import CapacityError, UnknownNameError
 from capacity.spec import names
 from capacity.spec.hardware import Hardware
-from capacity.spec.steps import Submissions
-from capacity.timing import engine_kernels
+from capacity.timing import engine_kernels, server_rule
 from capacity.timing.band import Estimate
 from capacity.timing.form import Array
 from capacity.timing.step_runs import Place, Runner, bert, runner
@@ -145,7 +144,7 @@ def bert_runner(values: Row, place: Place) -> Runner:
 
 
 def bert_seconds(values: Row, rows: pd.DataFrame, place: Place) -> list[Estimate]:
-    """Return the time of one sample of each row [s]: mean of a saturated device, of a single stream its latency.
+    """Return the time of one sample of each row [s]: mean of a loaded device, of a single stream its latency.
 
     Raises
     ------
@@ -163,12 +162,9 @@ def bert_seconds(values: Row, rows: pd.DataFrame, place: Place) -> list[Estimate
     sample = found.step(bert(24, 1024, 16), batch, tokens).scaled(factor / batch)
     if single:
         sample = sample.widened("query of the 90th percentile", known.single_stream_log_sigma)
-    if scenario == "Server":
-        share = served(1 / float(sample.value), known)
-        sample = sample.scaled(1 / share).widened("limit on the 99th percentile", known.server_log_sigma)
     if not precision(values, place.hardware)[1]:
         sample = sample.widened("dtype not said", 0.0, "assumed")
-    return [sample] * len(rows)
+    return server_rule.scenario(sample, scenario, "bert", rows, place.hardware)
 
 
 def bert_measured_s(rows: pd.DataFrame) -> Array:
@@ -202,15 +198,6 @@ def _year(name: str) -> float | None:
     except ValueError:
         return None
     return float(np.interp(number, [each for each, _ in ROUNDS], [year for _, year in ROUNDS]))
-
-
-def served(rate: float, known: Submissions) -> float:
-    """Return the share of a saturated throughput [1/s] that a limit on the 99th percentile leaves [1].
-
-    share = level / ((1 + slow rate/rate) · (1 + rate/host rate)): slow devices lose to the limit of 130 ms, fast ones
-    to their host, which hands over every query by itself.
-    """
-    return known.server_level / ((1 + known.server_slow_rate / rate) * (1 + rate / known.server_rate))
 
 
 TABLES: dict[str, StepTable] = {

@@ -106,8 +106,8 @@ Work = tuple[Operation | ExpertLayer, ...]
 def usual_kv_dtype(products: Precision, *, experts: bool) -> str:
     """Return the storage of keys and values where nobody states it (assumed).
 
-    Dense checkpoints in 8 bits or less come with scales for 8-bit keys and values; mixtures of experts that their makers
-    release in fp8 do not.
+    Dense checkpoints in 8 bits or less come with scales for 8-bit keys and values; mixtures of experts that their
+    makers release in fp8 do not.
     """
     if DTYPE_BYTES[products.weight] < ACTIVATION_BYTES and not experts:
         return "fp8"
@@ -180,7 +180,7 @@ def _stream(elements: Amount, count: float, label: str, reads: float = 1) -> Str
 
 
 def _norm(tokens: Amount, layer: Layer, count: float) -> Streaming:
-    """A norm that adds the residual and quantizes on the way."""
+    """Return a norm that adds the residual and quantizes on the way."""
     elements = tokens * layer.hidden
     return Streaming(kind="norm", elements=elements, dtype="bf16", reads=2, writes=2, count=count, label="norm")
 
@@ -208,7 +208,7 @@ def _experts(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]:
 
 
 def _exchange(served: Served, tokens: Amount, devices: int) -> list[Operation | ExpertLayer]:
-    """The all-reduce of hidden states after each half of a layer (Shoeybi et al. 2019, §3)."""
+    """Return the all-reduce of hidden states after each half of a layer (Shoeybi et al. 2019, §3)."""
     if devices == 1:
         return []
     message = tokens * served.model.layer.hidden * ACTIVATION_BYTES
@@ -224,7 +224,7 @@ def _width_norm(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]
 
 
 def _combined(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]:
-    """What brings the experts' results together: an all-reduce, or gathering all groups' tokens and scattering back."""
+    """Return what joins the experts' results: an all-reduce, or gathering all groups' tokens and scattering back."""
     layout = served.layout
     if layout.attention_data == 1:
         return _exchange(served, tokens, layout.tensor)

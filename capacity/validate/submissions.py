@@ -1,0 +1,250 @@
+"""MLPerf Inference submissions: encoders, LLM servers and scorers, saturated (Offline) or under a limit (Server)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from capacity import catalogue
+from capacity.errors import CapacityError, UnknownNameError
+from capacity.fleet import equilibrium
+from capacity.fleet.equilibrium import Texts
+from capacity.phases import engine_step
+from capacity.phases.server import Server
+from capacity.spec import names
+from capacity.spec.hardware import Hardware
+from capacity.spec.model import DlrmModel, HstuModel, TransformerModel
+from capacity.timing import server_rule, step_tables
+from capacity.timing.band import Estimate
+from capacity.timing.form import MissingFactError
+from capacity.timing.step_runs import Place
+from capacity.timing.tables import said
+from capacity.validate.kind import Array, Context, Kind, Predicted
+from capacity.work import interaction, sequential
+from capacity.work.decoder_step import Layout, Served
+from capacity.work.models import architecture
+from capacity.work.operations import Operation
+
+Values = Mapping[str, Any]
+TARGET = "value_per_device"
+MILLISECONDS = 1e3
+PAIRS = 270
+"""Mean user-item pairs of one dlrm sample."""
+EVENTS, CANDIDATES = 6720, 2048
+"""Mean history and candidates of one dlrm-v3 request."""
+BATCH = 128
+"""Samples of one step of a saturated scorer; more change little."""
+MOST_SEQUENCES, BATCHED_TOKENS, FEWEST_SLOTS = 2048, 8192, 16
+"""Limits of a submission's LLM engine (assumed), and the batch below which more devices share the model."""
+LAYOUTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A benchmark that a submission is tuned for.
+
+    Attributes
+    ----------
+    model
+        Id of its profile.
+    slowdown
+        Time of the tuned run beside the model's step [1].
+    log_sigma
+        Standard deviation of ln(measured/predicted) of Offline results, chips left out of `slowdown`.
+    prompt, output
+        Mean lengths of its texts [token].
+    """
+
+    model: str
+    slowdown: float = 1.0
+    log_sigma: float
+    prompt: float = 0.0
+    output: float = 0.0
+
+
+TASKS = {
+    "dlrm": Task(model="dlrm-dcnv2", slowdown=0.33, log_sigma=0.25),
+    "dlrm-v2": Task(model="dlrm-dcnv2", slowdown=0.8, log_sigma=0.2),
+    "dlrm-v3": Task(model="hstu-mlperf", log_sigma=0.2),
+    "llama2-70b": Task(model="llama-2-70b", log_sigma=0.2, prompt=294, output=294),
+    "llama3.1-8b": Task(model="llama-3.1-8b", log_sigma=0.2, prompt=778, output=128),
+    "llama3.1-405b": Task(model="llama-3.1-405b", log_sigma=0.2, prompt=9428, output=650),
+    "mixtral-8x7b": Task(model="mixtral-8x7b", slowdown=1.4, log_sigma=0.2, prompt=300, output=145),
+}  # fmt: skip
+REFUSED = {
+    "gptj": "GPT-J has no profile, and its submissions before round 4.0 do not batch continuously",
+}
+
+
+def family(benchmark: str) -> str:
+    """Return a benchmark's name without its accuracy target.
+
+    Examples
+    --------
+    >>> family("llama2-70b-99.9"), family("dlrm-v2-99"), family("dlrm-v3")
+    ('llama2-70b', 'dlrm-v2', 'dlrm-v3')
+    """
+    return benchmark.removesuffix("-99.9").removesuffix("-99")
+
+
+def task(benchmark: str) -> Task:
+    """Return what is known of a benchmark.
+
+    Raises
+    ------
+    CapacityError
+        For a benchmark without a step model.
+    """
+    found = family(benchmark)
+    if found not in TASKS:
+        why = REFUSED.get(found, "no step model runs it")
+        raise CapacityError(f"{benchmark}: {why}; of this kind bert, {', '.join(TASKS)} are predicted")
+    return TASKS[found]
+
+
+def precision(values: Values, hardware: Hardware) -> str:
+    """Return what a submission multiplies in; rows that say fp16 state what the model was published in.
+
+    Scorers at the lower accuracy run in int8, at the higher in 16 bits; dlrm-v1's fit in int8 at both.
+    """
+    benchmark, half = str(values["benchmark"]), "bf16" if hardware.rate("bf16") else "fp16"
+    if family(benchmark) == "dlrm-v3":
+        return half
+    if family(benchmark).startswith("dlrm"):
+        low = not benchmark.startswith("dlrm-v2") or benchmark.endswith("-99")
+        return "int8" if low and hardware.rate("int8") else "fp16"
+    raw = said(values, "weight_dtype")
+    told = names.dtype(raw).compute if raw and "," not in raw else half
+    usual = "fp4" if hardware.architecture == "blackwell" else "fp8" if hardware.rate("fp8") else half
+    return usual if told in {"fp32", "fp16", "bf16"} else told
+
+
+def text_s(found: Task, values: Values, systems: float, context: Context) -> Estimate:
+    """Return the time that one text takes of a device when as many as fit are served at once [s].
+
+    The fewest devices that hold a useful batch share the model; two layouts are tried and the faster one counts.
+
+    Raises
+    ------
+    MissingFactError
+        When the model does not fit the system.
+    """
+    device = context.device(str(values["hardware"]), "fused")
+    engine = names.engine("trtllm" if device.hardware.vendor == "NVIDIA" else "vllm")
+    adds = engine_step.chosen(context.shared.serving_engines, engine.family)
+    model = architecture(cast(TransformerModel, catalogue.model(found.model)))
+    dtype = names.dtype(precision(values, device.hardware))
+    texts, rates = Texts(prompt=found.prompt, output=found.output), []
+    for tensor in (each for each in LAYOUTS if each <= systems):
+        layout = Layout(tensor=tensor, expert_tensor=tensor if model.layer.experts else 1)
+        served = Served(
+            model=model, engine=engine, layout=layout, products=dtype, expert_products=dtype, kv_dtype=KV_DTYPE,
+        )  # fmt: skip
+        server = Server(
+            served=served, device=device, engine=adds, context=int(found.prompt + 2 * found.output),
+            max_sequences=MOST_SEQUENCES, max_batched_tokens=BATCHED_TOKENS,
+        )  # fmt: skip
+        slots = min(server.kv_tokens / (found.prompt + found.output), MOST_SEQUENCES)
+        if slots >= FEWEST_SLOTS:
+            rates.append(equilibrium.most_rate(server.table, texts, slots) / tensor)
+        if len(rates) == 2:
+            break
+    if not rates:
+        raise MissingFactError(f"{found.model} does not fit {systems:.0f} × {device.hardware.id}")
+    carried = max((float(np.max(error)) for error in device.errors.values()), default=0.0)
+    basis = "projected" if device.basis in {"projected", "assumed"} else "calibrated"
+    return Estimate(1 / max(rates), {"servers": float(adds.log_sigma), "carried": carried}, basis)
+
+
+KV_DTYPE = "fp8"
+"""Keys and values of tuned submissions (assumed)."""
+
+
+def scored_s(found: Task, values: Values, context: Context) -> Estimate:
+    """Return the time that one sample takes of a saturated device that looks up, interacts and scores [s]."""
+    device = context.device(str(values["hardware"]), "fused")
+    dtype = precision(values, device.hardware)
+    model = catalogue.model(found.model)
+    work: tuple[Operation, ...]
+    if isinstance(model, HstuModel):
+        work = sequential.score_candidates(model, BATCH, EVENTS, CANDIDATES, dtype, "fused")
+    else:
+        scorer = cast(DlrmModel, model)
+        if family(str(values["benchmark"])) == "dlrm":
+            scorer = scorer.model_copy(update=ONE_HOT)
+        work = interaction.score_pairs(scorer, BATCH * PAIRS, dtype, "fused")
+    return device.step(work).scaled(1 / BATCH)
+
+
+ONE_HOT: dict[str, Any] = {"lookups": (), "interaction": "dot", "cross_layers": 0, "cross_rank": 0}
+"""What dlrm (v1) has unlike dlrm-v2: one look-up a table, and dots instead of a cross network."""
+
+
+def _saturated(values: Values, rows: pd.DataFrame, context: Context) -> list[Estimate]:
+    """Return the time of one sample of each row [s], bert aside."""
+    found, hardware = task(str(values["benchmark"])), _hardware(values, context)
+    scenario = str(values["scenario"])
+    if scenario not in {"Offline", "Server"}:
+        raise UnknownNameError("scenario", scenario, ("Offline", "Server"))
+    if hardware.kind != "gpu":
+        raise CapacityError(f"{values['benchmark']} is predicted on GPUs only, and {hardware.id} is none")
+    systems = server_rule.devices(rows, hardware)
+    told: dict[float, Estimate] = {}
+    for count in np.unique(systems):
+        sample = text_s(found, values, float(count), context) if found.output else scored_s(found, values, context)
+        told[float(count)] = sample.scaled(found.slowdown).widened("tuned submission", found.log_sigma)
+    name = family(str(values["benchmark"]))
+    return [
+        server_rule.scenario(told[float(count)], scenario, name, rows.iloc[[place]], hardware)[0]
+        for place, count in enumerate(systems)
+    ]
+
+
+def _hardware(values: Values, context: Context) -> Hardware:
+    name = str(values["hardware"])
+    brought = {profile.id: profile for _, profile in context.calibrations}
+    return brought.get(name) or catalogue.hardware(names.hardware_id(name))
+
+
+def unit(values: Values) -> float:
+    """Return what one sample counts in the unit of the row's result [1]: tokens of LLMs, else samples or queries.
+
+    Round 4.0 counts the Server results of llama2-70b in queries.
+    """
+    benchmark = family(str(values["benchmark"]))
+    queries = values["scenario"] == "Server" and said(values, "round") == "v4.0"
+    found = TASKS.get(benchmark)
+    return found.output if found is not None and found.output and not queries else 1.0
+
+
+def _predicted(values: Values, rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
+    if str(values["benchmark"]).startswith("bert"):
+        place = Place(hardware=_hardware(values, context), calibrations=context.calibrations, shared=context.shared)
+        found = SUBMISSIONS.seconds(values, rows, place)
+    else:
+        found = _saturated(values, rows, context)
+    if values["scenario"] == "SingleStream":
+        told = [step.scaled(MILLISECONDS) for step in found]
+    else:
+        told = [Estimate(unit(values) / step.value, step.errors, step.basis) for step in found]
+    return {TARGET: Predicted.each(told, np.arange(len(told)))}
+
+
+def _measured(frame: pd.DataFrame, _: str) -> Array:
+    """Return the result: samples or tokens per second and device, of a single stream the latency [ms]."""
+    single = frame["scenario"].to_numpy() == "SingleStream"
+    value, rate = (step_tables.optional_column(frame, name) for name in ("value", TARGET))
+    return np.where(single, value, rate)
+
+
+SUBMISSIONS = step_tables.TABLES["mlperf_inference"]
+KINDS: dict[str, Kind] = {
+    "mlperf_inference": Kind(
+        group_by=SUBMISSIONS.names, sizes=SUBMISSIONS.sizes, optional_names=SUBMISSIONS.optional, targets=(TARGET,),
+        twins=("value",), measured=_measured, predict=_predicted,
+    ),
+}  # fmt: skip

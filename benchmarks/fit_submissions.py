@@ -2,8 +2,8 @@
 
     python -m benchmarks.fit_submissions ../shared/data
 
-It prints errors of what is left out. Pairs are results of one round, submitter, system and benchmark in both scenarios (round, submitter and system as the
-source's path names them). Errors are of chips left out, and of rounds left out; a constant per benchmark is fitted on
+It prints errors of what is left out. Pairs are results of one round, submitter, system and benchmark in both scenarios
+(round, submitter and system as the source's path names them). Errors are of chips left out, and of rounds left out; a constant per benchmark is fitted on
 the same rows and judged on the same rows. The numbers go into `server_rule.RULES` and `submissions.TASKS` by hand.
 """
 
@@ -26,7 +26,7 @@ from capacity.validate import submissions
 
 SYSTEM = r"/([^/]+)/results/([^/]+)/"
 PAIR = ["round", "submitter_path", "system", "benchmark", "hardware", "devices"]
-FREE = {"bert": ("level", "batch", "feed_rate"), "dlrm": ("level", "cards_feed_rate")}
+FREE = {"bert": ("level", "batch", "feed_rate"), "dlrm": ("level", "cards_feed_rate"), "dlrm-v2": ("level", "feed_rate")}
 """What is fitted beside the level of all others."""
 WORST = 0.5
 """Larger errors count as this one: some systems were not tuned at all."""
@@ -47,8 +47,9 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a pair: measured and predicted Server / Offline, in samples."""
     offline, server = (rows[rows["scenario"] == name] for name in ("Offline", "Server"))
     both = offline.merge(server, on=PAIR, suffixes=("", "_server"))
-    family = both["benchmark"].map(submissions.family)
+    family = pd.Series([submissions.name(row) for row in both.to_dict("records")])
     tokens = np.array([getattr(submissions.TASKS.get(name), "output", 0.0) or 1.0 for name in family])
+    tokens = np.where(both["metric_unit"] == "tokens/s", tokens, 1.0)
     queries = (both["metric_unit_server"] == "queries/s") & (both["metric_unit"] == "tokens/s")
     scale = np.where(queries, tokens, 1.0)
     profiles = {name: catalogue.hardware(names.hardware_id(name)) for name in both["hardware"].unique()}
@@ -103,7 +104,7 @@ def held_out(pairs: pd.DataFrame, by: str) -> tuple[pd.Series, pd.Series]:
 def tuned(rows: pd.DataFrame) -> None:
     """Print the slowdown of each benchmark's Offline results, and the error of chips left out of it."""
     offline = rows[(rows["scenario"] == "Offline") & rows["predicted"].notna()]
-    offline = offline.assign(family=offline["benchmark"].map(submissions.family))
+    offline = offline.assign(family=[submissions.name(row) for row in offline.to_dict("records")])
     offline = offline.assign(gap=np.log(offline["predicted"] / offline["value_per_device"]))
     print(f"{'Offline':16s} rows chips factor  median  chips left out: median  sigma")
     for family, part in offline.groupby("family"):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from capacity import planner
 from capacity.errors import CapacityError
-from capacity.fleet import online, pools, verify
+from capacity.fleet import generation, online, pools, replicas, verify
 from capacity.fleet.online import Case
 from capacity.fleet.pool import Pool, fitted
+from capacity.fleet.served import Point, PoolServing, Question, Serving, UnitCost
 from capacity.fleet.simulated import Settings, Simulated
 from capacity.fleet.sizing import Miss, least
 from capacity.money.prices import PriceRange, price_range
-from capacity.phases import generate
+from capacity.phases import generate, serving_step
 from capacity.phases.serving_step import Context
 from capacity.planner import Inputs
 from capacity.spec.hardware import Hardware
@@ -26,140 +29,17 @@ from capacity.work.models import resized
 
 HOUR_S = 3600.0
 DAY_H = 24
-REQUESTS = 50_000
+CURVE = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
+"""Shares of what a fleet can serve at which its latency curve is drawn [1]."""
+CURVE_REQUESTS = 5_000
 NEARLY = 2.0
 """How far the closed form may miss the objective for a simulation to be tried all the same [1]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What to simulate.
-
-    Attributes
-    ----------
-    requests
-        Requests of a run; None with `day`: all of a day.
-    seed
-        Of everything random.
-    day
-        Whether the rate follows the day.
-    size
-        Whether the fleet is sized by simulation; else it is the closed form's.
-    band
-        Whether the fleet is run again with step times at the ends of their 90 % band.
-    keep
-        Requests recorded one by one.
-    """
-
-    requests: int | None = REQUESTS
-    seed: int = 0
-    day: bool = False
-    size: bool = True
-    band: bool = True
-    keep: int = 0
-    progress: Callable[[str], None] | None = None
-
-    def told(self, what: str) -> None:
-        """Say what is being done."""
-        if self.progress is not None:
-            self.progress(what)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolServing:
-    """Replicas of one pool.
-
-    Attributes
-    ----------
-    closed_form
-        Replicas that the closed form asks for.
-    floor
-        Replicas that a perfect autoscaler would keep on average over the day: no fleet is cheaper.
-    utilization
-        Busy share at peak by work: rate ÷ the rate at which the replicas saturate [1].
-    """
-
-    name: str
-    node: str
-    replicas: int
-    spare: int
-    closed_form: int
-    floor: float
-    devices_per_replica: float
-    utilization: float
-
-    @property
-    def devices(self) -> int:
-        """Devices to pay for, spares included."""
-        return math.ceil((self.replicas + self.spare) * self.devices_per_replica)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitCost:
-    """What is paid for devices while serving at peak, by what is served [USD].
-
-    Attributes
-    ----------
-    hour_usd
-        Of all devices, spares included.
-    thousand_usd
-        For 1,000 answered requests, called recommendations.
-    million_input_usd, million_output_usd, million_total_usd
-        For 1 M tokens read, written, and both: all cost set against each in turn; None without text.
-    flags
-        What is doubtful about the price.
-    """
-
-    hour_usd: float
-    thousand_usd: float
-    million_input_usd: float | None
-    million_output_usd: float | None
-    million_total_usd: float | None
-    flags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """One candidate device, simulated.
-
-    Attributes
-    ----------
-    refused
-        Why nothing could be simulated; empty when it could.
-    meets
-        Whether the fleet met the objective at peak plus headroom.
-    bound
-        What limits the stage that takes longest.
-    share
-        One in so many replicas, and of the requests, was simulated.
-    result, slow, fast
-        The run, and those with step times at the ends of their 90 % band.
-    without_spare_s
-        The tail latency at peak if one replica of each pool is gone and no spare is left; infinite where none remains
-        or the rest cannot keep up [s].
-    """
-
-    hardware: str
-    name: str
-    basis: Basis
-    origin: str
-    refused: str = ""
-    meets: bool = False
-    bound: str = ""
-    pools: tuple[PoolServing, ...] = ()
-    share: int = 1
-    trials: int = 0
-    closed_form_s: float = math.nan
-    result: Simulated | None = None
-    slow: Simulated | None = None
-    fast: Simulated | None = None
-    without_spare_s: float = math.nan
-    cost: UnitCost | None = None
-
-    @property
-    def devices(self) -> int:
-        """Devices of all pools, spares included."""
-        return sum(pool.devices for pool in self.pools)
+def compiled() -> bool:
+    """Return whether the event engine was ever compiled on this machine; else its first run takes some 10 s longer."""
+    kernel: Any = replicas.settle
+    return any(Path(kernel.stats.cache_path).glob("replicas.settle-*.nbi"))
 
 
 def simulated(
@@ -174,10 +54,11 @@ def simulated(
     """
     names = list(dict.fromkeys(hardware or scenario.hardware))
     profiles = [planner.profile(name, given) for name in names]
-    return tuple(sorted((_one(scenario, profile, given, question) for profile in profiles), key=_rank))
+    return tuple(sorted((_one(scenario, profile, given, question) for profile in profiles), key=rank))
 
 
-def _rank(item: Serving) -> tuple[int, float]:
+def rank(item: Serving) -> tuple[int, float]:
+    """Return what candidates are sorted by: those that meet the objective by cost, others by devices."""
     if item.refused or not item.pools:
         return 3, math.inf
     if not item.meets:
@@ -187,71 +68,124 @@ def _rank(item: Serving) -> tuple[int, float]:
 
 def _one(scenario: Scenario, hardware: Hardware, given: Inputs, question: Question) -> Serving:
     device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
-    items, users = scenario.catalogue.items, scenario.audience.users
-    models = {name: resized(model, items, users) for name, model in given.models.items()}
-    context = Context(scenario=scenario, models=models, engines=given.shared.serving_engines)
+    context = _context(scenario, given)
     blank = Serving(hardware=hardware.id, name=hardware.name, basis=device.basis, origin=device.origin)
     question.told(f"{hardware.name}: sizing")
     try:
         fitting, violations = fitted(context, device)
         if violations:
             miss = violations[0]
-            return replace(blank, refused=f"{miss.where} misses {miss.constraint}: {miss.needed / miss.allowed:.3g} × the limit")
+            said = f"{miss.where} misses {miss.constraint}: {miss.needed / miss.allowed:.3g} × the limit"
+            return replace(blank, refused=said)
         choice = pools.cheapest(fitting, scenario)
         if isinstance(choice, Miss):
             if choice.best_s > NEARLY * choice.allowed_s:
                 said = f"misses {choice.constraint}: best {choice.best_s:.3g} s, allowed {choice.allowed_s:.3g} s"
                 return replace(blank, refused=said)
             choice = pools.fewest(fitting, scenario)  # the closed form may be wrong by as much
-        return _served(blank, fitting, choice, scenario, given, question, device)
+        return _Candidate(blank, device, fitting, scenario, given, question).served(choice)
     except CapacityError as error:
         return replace(blank, refused=str(error))
 
 
-def _served(
-    blank: Serving, fitting: Sequence[Pool], choice: pools.Choice, scenario: Scenario, given: Inputs,
-    question: Question, device: Device,
-) -> Serving:  # noqa: PLR0913  (what one candidate is made of)  # fmt: skip
-    case = Case(
-        replicas=dict(choice.fleet.replicas), batches=choice.batches, rate=scenario.traffic.peak_rate,
-        seed=question.seed, day=question.day,
+def _context(scenario: Scenario, given: Inputs) -> Context:
+    items, users = scenario.catalogue.items, scenario.audience.users
+    models = {name: resized(model, items, users) for name, model in given.models.items()}
+    return Context(scenario=scenario, models=models, engines=given.shared.serving_engines)
+
+
+def curve(scenario: Scenario, given: Inputs, option: Serving, seed: int = 0) -> tuple[Point, ...]:
+    """Return how the latency of an option's fleet grows with a steady rate, from 20 to 110 % of what it can serve."""
+    steady = scenario.model_copy(update={"traffic": scenario.traffic.model_copy(update={"trace": None, "load": ()})})
+    device = transfer.device(planner.profile(option.hardware, given), scenario.engine, given.calibrations, given.shared)
+    fitting, _ = fitted(_context(steady, given), device)
+    counts = {pool.name: pool.replicas for pool in option.pools}
+    batches = {pool.name: pool.batch for pool in option.pools}
+    most = min(pool.load(batches[pool.name]).most_rate() * counts[pool.name] for pool in fitting)
+    case = Case(replicas=counts, batches=batches, rate=most, seed=seed, share=option.share)
+    settings = Settings(requests=CURVE_REQUESTS, objectives={"end_to_end": scenario.objective.latency})
+    runs = {share: verify.run(fitting, steady, replace(case, rate=share * most), settings) for share in CURVE}
+    return tuple(_point(run, share, share * most, scenario, option.share) for share, run in runs.items())
+
+
+def _point(run: Simulated, share: float, rate: float, scenario: Scenario, fleets: int) -> Point:
+    tail = run.end_to_end.quantiles[scenario.objective.percentile]
+    return Point(
+        rate=rate, share_of_capacity=share, p50_s=run.end_to_end.quantiles["p50"].value, tail_s=tail.value,
+        tail_error_s=tail.standard_error, goodput_per_s=run.goodput_per_s.value * fleets, state=run.saturation.state,
     )  # fmt: skip
-    fixed = [pool.name for pool in fitting if pool.spec.replicas]
-    found = verify.Sized(replicas=case.replicas, meets=True, latency_s=math.nan, trials=0)
-    if question.size and scenario.traffic.trace is None and not scenario.traffic.load:
-        found = verify.sized(fitting, scenario, case, fixed)
-    case = replace(case, replicas=found.replicas, share=online.representative(found.replicas))
-    settings = Settings(
-        requests=question.requests, duration_s=DAY_H * HOUR_S if question.day else None, keep=question.keep,
-        objectives={"end_to_end": scenario.objective.latency},
-    )  # fmt: skip
-    if question.day and question.requests is not None:
-        settings = replace(settings, requests=None)
-    question.told(f"{blank.name}: {sum(found.replicas.values())} replicas, running")
-    result = verify.run(fitting, scenario, case, settings)
-    ends = [verify.run(fitting, scenario, replace(case, shift=z), settings) if question.band else None for z in (Z90, -Z90)]
-    fewer = {name: count - 1 for name, count in found.replicas.items()}
-    lost_s = math.inf
-    if min(fewer.values()) > 0:
-        lost = verify.run(fitting, scenario, replace(case, replicas=fewer, day=False), Settings(requests=verify.ENOUGH))
-        lost_s = verify.tail_s(lost, scenario.objective.percentile)
-    served = tuple(_pool(pool, choice, case, scenario) for pool in fitting)
-    price = price_range(
-        blank.hardware, scenario.pricing.term, scenario.pricing.provider, scenario.pricing.region, today=given.today
-    )
-    services = [pool.service(case.batches[pool.name]) for pool in fitting]
-    longest = max(fitting, key=lambda pool: float(pool.service(case.batches[pool.name]).value))
-    return replace(
-        blank, basis=weakest([item.basis for item in services]), meets=found.meets, pools=served, share=case.share,
-        trials=found.trials, closed_form_s=choice.fleet.quantile_s, result=result, slow=ends[0], fast=ends[1],
-        without_spare_s=lost_s, bound=_bound(longest, device),
-        cost=None if price is None else _cost(price, served, result, case, fitting, scenario),
-    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One device with the pools that it holds, and what was asked."""
+
+    blank: Serving
+    device: Device
+    fitting: Sequence[Pool]
+    scenario: Scenario
+    given: Inputs
+    question: Question
+
+    def served(self, choice: pools.Choice) -> Serving:
+        """Return the candidate run with its fleet, which is sized from the closed form's if that is asked."""
+        found, case = self.sized(choice)
+        self.question.told(f"{self.blank.name}: {sum(found.replicas.values())} replicas, running")
+        result = self.run(case)
+        slow, fast = (self.run(replace(case, shift=z)) if self.question.band else None for z in (Z90, -Z90))
+        served = tuple(_pool(pool, choice, case, self.scenario) for pool in self.fitting)
+        services = {pool.name: pool.service(case.batches[pool.name]) for pool in self.fitting}
+        longest = max(self.fitting, key=lambda pool: float(services[pool.name].value))
+        price = self.price()
+        return replace(
+            self.blank, basis=weakest([item.basis for item in services.values()]), pools=served, share=case.share,
+            meets=found.meets if found.trials else self.tail_s(result) <= self.scenario.objective.latency,
+            trials=found.trials, closed_form_s=choice.fleet.quantile_s, result=result, slow=slow, fast=fast,
+            without_spare_s=self.without_spare_s(case), bound=_bound(longest, self.device),
+            cost=None if price is None else _cost(price, served, result, case, self.fitting, self.scenario),
+        )  # fmt: skip
+
+    def sized(self, choice: pools.Choice) -> tuple[verify.Sized, Case]:
+        """Return the fleet and its case: sized by simulation where that is asked and requests come at a peak."""
+        case = Case(
+            replicas=dict(choice.fleet.replicas), batches=choice.batches, rate=self.scenario.traffic.peak_rate,
+            seed=self.question.seed, day=self.question.day,
+        )  # fmt: skip
+        found = verify.Sized(replicas=case.replicas, meets=True, latency_s=math.nan, trials=0)
+        if self.question.size and self.scenario.traffic.trace is None and not self.scenario.traffic.load:
+            fixed = [pool.name for pool in self.fitting if pool.spec.replicas]
+            found = verify.sized(self.fitting, self.scenario, case, fixed)
+        return found, replace(case, replicas=found.replicas, share=online.representative(found.replicas))
+
+    def run(self, case: Case) -> Simulated:
+        """Return one run as it was asked for: so many requests, or all of a day."""
+        asked = self.question
+        settings = Settings(
+            requests=None if asked.day else asked.requests, duration_s=DAY_H * HOUR_S if asked.day else None,
+            keep=asked.keep, objectives={"end_to_end": self.scenario.objective.latency},
+            progress=lambda came: asked.told(f"{self.blank.name}: {came:,} requests simulated"),
+        )  # fmt: skip
+        return verify.run(self.fitting, self.scenario, case, settings)
+
+    def tail_s(self, result: Simulated) -> float:
+        """Return the latency at the objective's percentile [s]."""
+        return verify.tail_s(result, self.scenario.objective.percentile)
+
+    def without_spare_s(self, case: Case) -> float:
+        """Return the tail latency at peak with one replica of each pool less [s]; infinite where none remains."""
+        fewer = {name: count - 1 for name, count in case.replicas.items()}
+        if min(fewer.values()) == 0:
+            return math.inf
+        lost = replace(case, replicas=fewer, day=False)
+        return self.tail_s(verify.run(self.fitting, self.scenario, lost, Settings(requests=verify.ENOUGH)))
+
+    def price(self) -> PriceRange | None:
+        """Return the price of one device on the scenario's terms."""
+        terms = self.scenario.pricing
+        return price_range(self.blank.hardware, terms.term, terms.provider, terms.region, today=self.given.today)
 
 
 def _bound(pool: Pool, device: Device) -> str:
-    from capacity.phases import serving_step  # noqa: PLC0415
-
     work = [op for stage in pool.stages for op in serving_step.operations(stage, 1, pool.context)]
     return device.bound(work) if work else "host"
 
@@ -263,7 +197,8 @@ def _pool(pool: Pool, choice: pools.Choice, case: Case, scenario: Scenario) -> P
         name=pool.name, node=online.node_name(pool), replicas=case.replicas[pool.name],
         spare=scenario.resilience.spare_replicas, closed_form=choice.fleet.replicas[pool.name],
         floor=max(mean / load.most_rate(), least(load, 1e-9)), devices_per_replica=pool.devices_per_replica,
-        utilization=case.rate / load.most_rate() / case.replicas[pool.name],
+        utilization=case.rate / load.most_rate() / case.replicas[pool.name], batch=case.batches[pool.name],
+        kv_blocks=generation.engine(pool.server).kv_blocks if pool.generates else 0,
     )  # fmt: skip
 
 
@@ -294,11 +229,3 @@ def _tokens(fitting: Sequence[Pool], scenario: Scenario) -> tuple[float, float]:
             texts, share = generate.texts(stage, scenario), 1 - pool.context.hit_rate(stage)
             read, written = read + share * texts.prompt, written + share * texts.output * texts.beams
     return read, written
-
-
-def band_s(option: Serving, name: str) -> Mapping[str, float]:
-    """Return a latency's quantile of the run and of both ends of the step times' band: value, low, high [s]."""
-    runs = {"value": option.result, "low": option.fast, "high": option.slow}
-    return {
-        end: run.end_to_end.quantiles[name].value for end, run in runs.items() if run is not None and run.end_to_end.count
-    }

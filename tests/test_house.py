@@ -27,6 +27,7 @@ EDGE = {
     "calibration",
     "validate",
     "planner",
+    "simulation",
     "charts",
     "charts_accuracy",
     "history",
@@ -37,9 +38,10 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "catalogue": {"errors", "problems", "documents", "spec", "work", "timing"},
     "references": {"errors", "problems", "documents", "spec", "catalogue", "work"},
     "calibration": UP_TO_TIMING,
-    "validate": UP_TO_TIMING | {"phases", "catalogue", "validate"},
+    "validate": UP_TO_TIMING | {"phases", "fleet", "catalogue", "validate"},
     "history": {"errors", "spec"},
     "planner": UP_TO_MONEY | {"catalogue", "references"},
+    "simulation": UP_TO_MONEY | {"catalogue", "references", "planner"},
     "charts": {"errors", "units", "plan", "report"},
     "charts_accuracy": {"charts", "report"},
     "commands": EDGE | {"commands"},
@@ -67,6 +69,13 @@ OUTSIDE = {
     "openvino": ("kernels/",),
     "streamlit": ("capacity/pages/", "dashboard.py"),
     "plotly": ("capacity/charts.py", "capacity/charts_accuracy.py"),
+    "numba": (
+        "capacity/timing/compiled.py",
+        "capacity/fleet/simulator.py",
+        "capacity/fleet/histogram.py",
+        "capacity/fleet/replicas.py",
+        "capacity/fleet/continuous_state.py",
+    ),
 }
 """Heavy packages, and the only files that may import them."""
 PRINTS = ("capacity/cli.py", "capacity/commands/")
@@ -230,3 +239,9 @@ def test_planning_loads_no_heavy_package(module):
     code = f"import sys, {module}; print(*({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_validating_kernels_loads_no_event_engine():
+    code = "import sys, capacity.validate; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -29,8 +29,8 @@ SLOT = np.dtype([("left", WHOLE), ("ties", WHOLE), ("tries", WHOLE), ("tried_s",
 """A request inside: texts to be done (0: it has left), queues and batches that name the slot, tries, length bucket."""
 PART = np.dtype([("entered_s", REAL), ("queue", WHOLE), ("texts", WHOLE), ("touched", np.bool_)])
 """What of a request waits for one shard: since when, where, texts that no batch has taken, whether one took some."""
-STATION = np.dtype([("parts", WHOLE), ("load", WHOLE), ("idle", WHOLE)])
-"""Parts that wait, texts that wait or are being served, free lanes."""
+STATION = np.dtype([("parts", WHOLE), ("load", WHOLE), ("idle", WHOLE), ("freed_s", REAL)])
+"""Parts that wait, texts that wait or are being served, free lanes; where waits begin at lanes: since when some are."""
 LANE = np.dtype([("busy", np.bool_), ("filled", WHOLE), ("started_s", REAL), ("busy_s", REAL)])
 END = np.dtype([("time_s", REAL), ("lane", WHOLE)])
 NOW = np.dtype([
@@ -54,6 +54,7 @@ class Rules(NamedTuple):
     sequences: int
     max_batch: int
     max_wait_s: float
+    from_lane: bool
     queue_limit: int
     timeout_s: float
     retries: int
@@ -70,7 +71,7 @@ class State(NamedTuple):
     A station is a set of lanes with queues of its own, one for each length bucket: one station for each shard, and
     where queues are not shared, for each replica; the last is where requests wait when none is up. `line` and `age` are
     doubly linked lists (before, after): each queue, and all parts that wait, the oldest first. Their ends
-    are places before the first part's; −1: not in the list.
+    are places before the first part's; −1: not in the list. `freed` lists stations where waits begin at lanes.
     """
 
     life: Life
@@ -92,6 +93,8 @@ class State(NamedTuple):
     waiting: Counts
     """(queues,) Texts that wait."""
     stations: Records
+    freed: Counts
+    """Stations with a lane that waits for its batch to fill, in the order of `freed_s`; the end is the last place."""
     idle: Counts
     """(stations, lanes) Stacks of free lanes."""
     lanes: Records
@@ -244,6 +247,14 @@ def withdraw(state: State, rules: Rules, part: int) -> None:
 
 
 @inlined
+def hold(state: State, rules: Rules, station: int) -> None:
+    """Note that a station has a free lane again: where waits begin at lanes, they begin now."""
+    if rules.from_lane:
+        state.stations[station].freed_s = state.now[0].time_s
+        append(state.freed, len(state.stations), station)
+
+
+@inlined
 def forget(state: State, slot: int) -> None:
     """Free the slot of a request that has left, once nothing names it."""
     if state.slots[slot].left == 0 and state.slots[slot].ties == 0:
@@ -323,16 +334,20 @@ def start(state: State, rules: Rules, queue: int, lane: int, now_s: float) -> No
 @inlined
 def serve(state: State, rules: Rules, station: int, now_s: float) -> None:
     """Start batches on free lanes of a station while one is ready: full, or its oldest text has waited long enough."""
+    freed_s = state.stations[station].freed_s
     while state.stations[station].idle > 0:
         best, oldest_s = -1, inf
         for queue in range(station * rules.buckets, (station + 1) * rules.buckets):
             entered_s = state.parts[state.line[queue, 1]].entered_s if state.waiting[queue] else inf
-            ready = state.waiting[queue] >= rules.max_batch or entered_s + rules.max_wait_s <= now_s
+            held = max(entered_s, freed_s) + rules.max_wait_s <= now_s
+            ready = state.waiting[queue] >= rules.max_batch or held
             if ready and entered_s < oldest_s:
                 best, oldest_s = queue, entered_s
         if best < 0:
             return
         state.stations[station].idle -= 1
+        if state.stations[station].idle == 0 and state.freed[station, 0] >= 0:
+            remove(state.freed, station)
         start(state, rules, best, state.idle[station, state.stations[station].idle], now_s)
 
 

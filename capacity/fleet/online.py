@@ -15,6 +15,7 @@ from capacity.fleet.arrivals import Arrivals
 from capacity.fleet.compose import Delay, Guarded, InSeries, Texted
 from capacity.fleet.continuous import ContinuousStage
 from capacity.fleet.continuous import Policy as EnginePolicy
+from capacity.fleet.flow import Times
 from capacity.fleet.lengths import Fixed, InOrder, Length, Lengths, Lognormal, Prefixes, Text
 from capacity.fleet.pool import Pool, batch_sizes
 from capacity.fleet.replicas import Autoscaling, Failures, Replicas
@@ -156,8 +157,8 @@ class _Builder:
         name = node_name(pool)
         self._visited_once(pool, work, outside)
         after = tuple(dict.fromkeys([*outside, *before_all]))
-        stage = pool.generates
-        made = self._station(pool, work[0]) if stage is None else self._generating(stage, pool, name)
+        writer = pool.generates
+        made = self._station(pool, work[0]) if writer is None else self._generating(writer, pool, name)
         found.append(Node(name, made, after))
         for item in work:
             self.names[item.name] = name
@@ -192,8 +193,7 @@ class _Builder:
     def _host(self, stage: HostStage, pool: Pool) -> Stage:
         if stage.workers is None:
             return Delay(stage.time, stage.variation, seed=self.case.seed, name=stage.name)
-        spread = "lognormal" if stage.variation else "fixed"
-        work = Servers(servers=stage.workers, mean_s=stage.time, spread=spread, variation=stage.variation)
+        work = Servers(servers=stage.workers, mean_s=stage.time, spread="lognormal", variation=stage.variation)
         return Station(work, self._replicas(pool), self._policy(stage, pool), self.case.seed, stage.name)
 
     def _station(self, pool: Pool, stage: StageSpec) -> Stage:
@@ -203,7 +203,7 @@ class _Builder:
         scenario, slow = self.scenario, math.exp(self.case.shift * float(pool.service(batch).log_sigma))
         varied = isinstance(stage, EncodeStage) and stage.tokens_cv > 0 and stage.sequences == 1
         variation = scenario.resilience.service_variation / math.sqrt(batch)
-        common = {"max_batch": batch, "max_wait_s": pool.spec.max_wait or 0.0}
+        wait_s = pool.spec.max_wait or 0.0
         if shards > 1:
             work: Servers | Batching = Servers(
                 servers=batch, mean_s=slow * float(pool.service(batch).value), shards=shards, spread="lognormal",
@@ -212,14 +212,15 @@ class _Builder:
         elif varied and isinstance(stage, EncodeStage):
             step, table = _by_tokens(pool, stage, batch)
             work = Batching(
-                **common, batch_s=slow * table, token_step=step, padded=stage.batching == "pad", edges=stage.buckets,
-            )  # type: ignore[arg-type]  # fmt: skip
+                max_batch=batch, max_wait_s=wait_s, batch_s=slow * table, token_step=step,
+                padded=stage.batching == "pad", edges=stage.buckets,
+            )  # fmt: skip
         else:
             sizes = batch_sizes(batch)
             times = np.interp(
                 np.arange(batch + 1), [0, *sizes], [0.0, *(float(pool.service(size).value) for size in sizes)]
             )
-            work = Batching(**common, batch_s=slow * times, variation=variation)  # type: ignore[arg-type]
+            work = Batching(max_batch=batch, max_wait_s=wait_s, batch_s=slow * times, variation=variation)
         station = Station(work, self._replicas(pool), self._policy(stage, pool), self.case.seed, pool.name)
         return Texted(station, self._read(stage), seed=self.case.seed, outputs=False) if varied else station
 
@@ -346,7 +347,7 @@ def _length(mean: int, cv: float) -> Length:
     return Lognormal(float(mean), cv) if cv else Fixed(mean)
 
 
-def _by_tokens(pool: Pool, stage: EncodeStage, batch: int) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+def _by_tokens(pool: Pool, stage: EncodeStage, batch: int) -> tuple[float, Times]:
     """Return the time of a batch by its tokens, padding included, on a grid of equal steps: (step, times [s])."""
     tokens = pool.context.scenario.tokens(stage.tokens)
     most = batch * tokens * (1 + 4 * stage.tokens_cv)

@@ -125,6 +125,9 @@ class Batching:
     ----------
     max_batch, max_wait_s
         Most texts of a batch; longest wait of the oldest before a smaller batch leaves [s].
+    waits_from
+        Whether that wait begins when the oldest arrives, or not before a free lane has taken it, one lane at a time
+        (TorchServe, `Model.pollBatch`; mosec, `get_batch`): then a busy stage holds every batch that is not full.
     batch_s
         Time of a batch of 0, 1, … `max_batch` texts [s]. Rows, where a replica is cut in lanes that differ.
     token_step
@@ -143,6 +146,7 @@ class Batching:
 
     max_batch: int
     max_wait_s: float = 0.0
+    waits_from: Literal["arrival", "lane"] = "arrival"
     batch_s: ArrayLike
     token_step: float = 0.0
     padded: bool = False
@@ -160,7 +164,7 @@ class Batching:
             raise CapacityError(f"batching: times of 0 to {self.max_batch} texts are needed, for all lanes or for each")
         rules = rules._replace(
             lanes=self.lanes, buckets=len(self.edges) + 1, sequences=self.sequences, max_batch=self.max_batch,
-            max_wait_s=float(self.max_wait_s), padded=self.padded, token_step=float(self.token_step),
+            max_wait_s=float(self.max_wait_s), from_lane=self.waits_from == "lane", padded=self.padded, token_step=float(self.token_step),
             spread=LOGNORMAL if self.variation else FIXED, sigma=sqrt(log1p(self.variation**2)),
         )  # fmt: skip
         return rules, times_s, np.array(sorted(self.edges), np.int64), np.zeros(0)
@@ -274,7 +278,7 @@ def _rules(policy: Policy, key: np.uint64) -> Rules:
     """Return the rules of single servers that take one text at a time."""
     return Rules(
         shards=1, lanes=1, shared=policy.routing == "shared", least_loaded=policy.routing == "least-loaded", buckets=1,
-        sequences=1, max_batch=1, max_wait_s=0.0, retries=policy.retries, timeout_s=float(policy.timeout_s),
+        sequences=1, max_batch=1, max_wait_s=0.0, from_lane=False, retries=policy.retries, timeout_s=float(policy.timeout_s),
         queue_limit=2**62 if policy.queue_limit is None else policy.queue_limit, padded=False, token_step=0.0,
         spread=FIXED, sigma=0.0, key=key,
     )  # fmt: skip
@@ -291,6 +295,7 @@ def _empty(rules: Rules, tables: Sequence[NDArray[Any]], replicas: Replicas) -> 
         now=np.zeros(1, NOW), out=np.zeros(0, ROW), held=np.zeros(0, ROW), slots=np.zeros(0, SLOT),
         free=np.zeros(0, np.int64), parts=np.zeros(queues + 1, PART), line=ends.copy(), age=ends,
         waiting=np.zeros(queues, np.int64), stations=np.zeros(stations, STATION),
+        freed=np.concatenate([np.full((stations, 2), -1), [[stations, stations]]]),
         idle=np.zeros((stations, replicas.most * rules.lanes if rules.shared else rules.lanes), np.int64),
         lanes=np.zeros(lanes, LANE), batch=np.zeros((lanes, rules.max_batch, 2), np.int64), ends=np.zeros(lanes, END),
         batches=np.zeros(rules.max_batch + 1, np.int64), queued_s=np.zeros(QUEUED + 1),

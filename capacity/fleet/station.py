@@ -13,9 +13,11 @@ from capacity.fleet.batching import (
     enter,
     finish,
     forget,
+    hold,
     leave,
     pop,
     push,
+    remove,
     replica_of,
     retry,
     route,
@@ -38,13 +40,18 @@ def free_lanes(state: State, rules: Rules) -> None:
             push(ends, kept, ends[place].time_s, ends[place].lane)
             kept += 1
     now.ends = kept
-    for station in range(len(state.stations)):
-        state.stations[station].idle = 0
+    before = state.stations.idle.copy()
+    state.stations.idle[:] = 0
     for lane in range(len(state.lanes) - 1, -1, -1):
         if life.status[replica_of(rules, lane)] == UP and not state.lanes[lane].busy:
             station = station_of(rules, lane)
             state.idle[station, state.stations[station].idle] = lane
             state.stations[station].idle += 1
+    for station in range(len(state.stations)):
+        if state.stations[station].idle == 0 and state.freed[station, 0] >= 0:
+            remove(state.freed, station)
+        elif state.stations[station].idle > before[station] == 0:
+            hold(state, rules, station)
 
 
 @compiled
@@ -66,6 +73,8 @@ def _end(state: State, rules: Rules, now_s: float) -> int:
     replica, station = replica_of(rules, lane), station_of(rules, lane)
     finish(state, rules, lane, now_s, True)
     if state.life.status[replica] == UP:
+        if state.stations[station].idle == 0:
+            hold(state, rules, station)
         state.idle[station, state.stations[station].idle] = lane
         state.stations[station].idle += 1
     else:
@@ -154,8 +163,10 @@ def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
     while True:
         end_s = state.ends[0].time_s if now.ends else inf
         due_s = state.parts[now.due].entered_s + rules.max_wait_s if now.due != end else inf
+        freed = state.freed[len(state.stations), 1]
+        held_s = state.stations[freed].freed_s + rules.max_wait_s if freed != len(state.stations) else inf
         late_s = state.parts[now.late].entered_s + rules.timeout_s if now.late != end else inf
-        event_s = min(end_s, state.life.next_s[0], due_s, late_s)
+        event_s = min(end_s, state.life.next_s[0], due_s, held_s, late_s)
         arrives = row < rows and flow[row].time_s <= event_s
         now_s = flow[row].time_s if arrives else event_s
         if now_s >= until_s or (until_s == inf and row == rows and now.inside + now.ends == 0):
@@ -173,6 +184,9 @@ def run(state: State, rules: Rules, flow: Records, until_s: float) -> int:
         elif due_s == event_s:
             first = state.parts[now.due].queue // rules.buckets
             now.due = state.age[now.due, 1]
+        elif held_s == event_s:
+            first = freed
+            remove(state.freed, freed)
         else:
             first = _time_out(state, rules, now_s)
         if first >= 0:

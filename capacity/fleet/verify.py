@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from capacity.fleet import online
 from capacity.fleet.flow import Outcome
@@ -86,9 +87,7 @@ def sized(pools: Sequence[Pool], scenario: Scenario, start: Case, fixed: Sequenc
         before_s = now_s if math.isfinite(now_s) else before_s
         replicas[slowest.name] = max(replicas[slowest.name] + 1, math.ceil(replicas[slowest.name] * GROWTH))
     for pool in sorted(free, key=lambda item: -replicas[item.name] * item.devices_per_replica):
-        replicas[pool.name] = _least(
-            lambda count, name=pool.name: trial.meets({**replicas, name: count}), replicas[pool.name]
-        )
+        replicas[pool.name] = _least(partial(trial.meets_with, replicas, pool.name), replicas[pool.name])
     return Sized(replicas=replicas, meets=True, latency_s=trial.latency_s(replicas), trials=trial.count)
 
 
@@ -130,6 +129,9 @@ class _Trials:
 
     def meets(self, replicas: Mapping[str, int]) -> bool:
         return self.latency_s(replicas) <= self._scenario.objective.latency
+
+    def meets_with(self, replicas: Mapping[str, int], name: str, count: int) -> bool:
+        return self.meets({**replicas, name: count})
 
     def slowest(self, replicas: Mapping[str, int], free: Sequence[Pool]) -> Pool | None:
         """Return the pool where a request at the percentile loses most time beyond being alone there."""

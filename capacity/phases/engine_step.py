@@ -52,22 +52,23 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
         When the device has no kernels, rate or link that the model needs.
     """
     tokens, sequences = _knots(limits.tokens), _knots(limits.sequences)
-    work = decoder_step.linear(served, np.maximum(tokens, 1.0))
+    groups = served.layout.pipeline  # as many micro-batches follow each other through as many groups of layers
+    work = decoder_step.linear(served, np.maximum(tokens / groups, 1.0))
     whole = engine.devices.get(device.hardware.id, 1.0)
     pace = engine.kernels * whole
     linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(pace)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
     contexts = np.linspace(1, limits.context, CONTEXTS + 1)
-    decode = _attention(served, device, "decode", sequences[1:, None], 1.0, contexts[None, :])
+    decode = _attention(served, device, "decode", np.ceil(sequences[1:, None] / groups), 1.0, contexts[None, :])
     chunks = np.maximum(np.linspace(0, limits.tokens, QUERIES + 1)[:, None], 1.0)
     starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
     projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(pace)
-    step = total([linear, exchange])
+    step = total([linear, exchange]).scaled(groups)
     carried = max((float(np.max(size)) for name, size in step.errors.items() if name.startswith("carried")), default=0)
     return StepTable(
-        linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * (tokens > 0)),
-        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * whole])),
+        linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * groups * (tokens > 0)),
+        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * whole * groups])),
         context_step=limits.context / CONTEXTS,
         prefill_s=np.asarray(prefill.value * whole) * (np.arange(QUERIES + 1)[:, None] > 0),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
@@ -92,9 +93,7 @@ def _layers_s(served: Served, engine: ServingEngine) -> float:
     return served.layers * each_s
 
 
-def _attention(
-    served: Served, device: Device, phase: str, batch: Amount, query: Amount, keys: Amount
-) -> Estimate:
+def _attention(served: Served, device: Device, phase: str, batch: Amount, query: Amount, keys: Amount) -> Estimate:
     return kernels_s(decoder_step.attention(served, phase, batch, query, keys), served, device)
 
 
@@ -124,7 +123,7 @@ def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) 
 
 
 def _fastest(estimates: list[Estimate]) -> Estimate:
-    """Return the least of several estimates, each element for itself, with the errors of the one that is it most often."""
+    """Return the least of several estimates, element by element, with the errors of the one that is most often least."""
     values = np.stack(np.broadcast_arrays(*(item.value for item in estimates)))
     usual = np.bincount(values.argmin(axis=0).ravel(), minlength=len(estimates)).argmax()
     return replace(estimates[int(usual)], value=values.min(axis=0))

@@ -82,7 +82,7 @@ def devices_at(option: Option, end: End) -> Number:
         replicas = pool.replicas_p10 if end == "p10" else pool.replicas_p90
         if replicas is None:
             return Missing("objective missed")
-        count += (replicas + pool.spare_replicas) * pool.devices_per_replica
+        count += math.ceil((replicas + pool.spare_replicas) * pool.devices_per_replica)
     return count if option.pools else Missing("no fleet")
 
 

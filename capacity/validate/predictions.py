@@ -33,8 +33,8 @@ def predictions(frame: pd.DataFrame, kind: str, context: Context) -> pd.DataFram
     agree = [*wanted.group_by, *(name for name in wanted.optional_names if name in inputs)]
     for key, index in valid.groupby(agree, dropna=False, sort=False).indices.items():
         values = dict(zip(agree, key if isinstance(key, tuple) else (key,), strict=True))
-        for part in np.split(index, len(index)) if wanted.alone else [index]:
-            _fill(parts, valid.iloc[part], wanted, values, context)
+        for rows in np.split(index, len(index)) if wanted.alone else [index]:
+            _fill(parts, valid.iloc[rows], wanted, values, context)
     long = []
     for target, part in parts.items():
         measured = wanted.measured(inputs, target)

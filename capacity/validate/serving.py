@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +12,13 @@ import pandas as pd
 
 from capacity import catalogue
 from capacity.errors import InputError
-from capacity.fleet.flow import Flow, Outcome
+from capacity.fleet.flow import Counts, Flow, Outcome
 from capacity.phases import engine_step
 from capacity.phases.server import Server
 from capacity.spec import names
 from capacity.spec.model import TransformerModel
 from capacity.spec.names import Precision
-from capacity.timing.band import Estimate
+from capacity.timing.band import Basis, Estimate
 from capacity.validate.kind import Array, Context, Kind, Predicted
 from capacity.work.decoder_step import HALF, Layout, Served, usual_kv_dtype
 from capacity.work.models import architecture
@@ -39,7 +39,7 @@ EARLY_END_CV = 0.08
 class Row:
     """One row of a table of servers, with blanks as absent values."""
 
-    values: Mapping[str, Any]
+    values: Mapping[Hashable, Any]
 
     def text(self, name: str) -> str:
         """Return a column's text, or nothing where it is blank or absent."""
@@ -121,11 +121,11 @@ class Seen:
         return (self.end_s - self.first_s) / np.where(self.output_tokens > 1, self.output_tokens - 1, np.nan)
 
 
-def text_flow(arrival_s: Array, inputs: Array, outputs: Array, prefix: Array | None = None) -> Flow:
+def text_flow(arrival_s: Array, inputs: Array, outputs: Array, prefix: Counts | None = None) -> Flow:
     """Return requests with these arrivals and lengths."""
     count = len(arrival_s)
     nothing = np.zeros(count, np.int64)
-    groups = nothing - 1 if prefix is None else prefix.astype(np.int64)
+    groups = nothing - 1 if prefix is None else prefix
     blank = np.full(count, np.nan)
     whole = [np.maximum(np.rint(part), 1).astype(np.int64) for part in (inputs, outputs)]
     return Flow(np.arange(count), arrival_s, arrival_s, whole[0], whole[1], groups, nothing, blank)
@@ -179,7 +179,7 @@ def replay(rows: pd.DataFrame, context: Context) -> Seen:
 
     order = np.lexsort((rows["output_tokens"], rows["input_tokens"], rows["arrival_s"]))
     sorted_rows = rows.iloc[order]
-    row = Row(sorted_rows.iloc[0].to_dict())
+    row = next(_rows(sorted_rows))
     inputs, outputs = (sorted_rows[name].to_numpy(float) for name in ("input_tokens", "output_tokens"))
     server = row.server(context, float((inputs + outputs).max()) + 1)
     stage = ContinuousStage(server.table, generation.engine(server))
@@ -202,7 +202,7 @@ def _estimates(values: list[float], row: Row, context: Context, *, first: bool) 
     device = context.device(row.text("hardware"), "fused")
     sigma = adds.first_log_sigma if first else adds.log_sigma
     carried = max((float(np.max(error)) for error in device.errors.values()), default=0.0)
-    basis = "projected" if device.basis in {"projected", "assumed"} else "calibrated"
+    basis: Basis = "projected" if device.basis in {"projected", "assumed"} else "calibrated"
     return Predicted.of(Estimate(np.array(values), {"servers": np.hypot(sigma, carried)}, basis))
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 from capacity import catalogue
 from capacity.errors import CapacityError, UnknownNameError
 from capacity.fleet import equilibrium
-from capacity.fleet.equilibrium import Texts
 from capacity.phases import engine_step
 from capacity.phases.server import Server
+from capacity.phases.step_table import Texts
 from capacity.spec import names
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import DlrmModel, HstuModel, TransformerModel
@@ -26,6 +26,7 @@ from capacity.timing.tables import said
 from capacity.validate.kind import Array, Context, Kind, Predicted
 from capacity.work import interaction, sequential
 from capacity.work.decoder_step import Layout, Served
+from capacity.work.huggingface import transformer
 from capacity.work.models import architecture
 from capacity.work.operations import Operation
 
@@ -50,13 +51,13 @@ class Task:
     Attributes
     ----------
     model
-        Id of its profile.
+        Id of its profile; GPT-J has none and is `GPT_J`.
     slowdown
         Time of the tuned run beside the model's step [1].
     log_sigma
         Standard deviation of ln(measured/predicted) of Offline results, chips left out of `slowdown`.
-    prompt, output
-        Mean lengths of its texts [token].
+    prompt, output, beams
+        Mean lengths of its texts [token], and sequences that each is written in.
     """
 
     model: str
@@ -64,9 +65,12 @@ class Task:
     log_sigma: float
     prompt: float = 0.0
     output: float = 0.0
+    beams: int = 1
 
 
 TASKS = {
+    "gptj": Task(model="gpt-j", log_sigma=0.2, prompt=870, output=69, beams=4),
+    "gptj-static": Task(model="gpt-j", slowdown=2.0, log_sigma=0.2, prompt=870, output=69, beams=4),
     "dlrm": Task(model="dlrm-dcnv2", slowdown=0.33, log_sigma=0.25),
     "dlrm-v2": Task(model="dlrm-dcnv2", slowdown=0.8, log_sigma=0.2),
     "dlrm-v3": Task(model="hstu-mlperf", log_sigma=0.2),
@@ -75,9 +79,11 @@ TASKS = {
     "llama3.1-405b": Task(model="llama-3.1-405b", log_sigma=0.2, prompt=9428, output=650),
     "mixtral-8x7b": Task(model="mixtral-8x7b", slowdown=1.4, log_sigma=0.2, prompt=300, output=145),
 }  # fmt: skip
-REFUSED = {
-    "gptj": "GPT-J has no profile, and its submissions before round 4.0 do not batch continuously",
-}
+GPT_J = transformer({
+    "model_type": "gpt2", "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048, "vocab_size": 50400,
+})  # fmt: skip
+"""GPT-J 6B: a block as wide as GPT-2's would be (attention and feed-forward part run side by side, which changes little).
+"""
 
 
 def family(benchmark: str) -> str:
@@ -91,19 +97,24 @@ def family(benchmark: str) -> str:
     return benchmark.removesuffix("-99.9").removesuffix("-99")
 
 
-def task(benchmark: str) -> Task:
-    """Return what is known of a benchmark.
+def name(values: Values) -> str:
+    """Return the key of a row's benchmark in `TASKS`: gptj in round 3.1 waited for whole batches to end."""
+    found = family(str(values["benchmark"]))
+    return "gptj-static" if found == "gptj" and said(values, "round") == "v3.1" else found
+
+
+def task(values: Values) -> Task:
+    """Return what is known of a row's benchmark.
 
     Raises
     ------
     CapacityError
         For a benchmark without a step model.
     """
-    found = family(benchmark)
-    if found not in TASKS:
-        why = REFUSED.get(found, "no step model runs it")
-        raise CapacityError(f"{benchmark}: {why}; of this kind bert, {', '.join(TASKS)} are predicted")
-    return TASKS[found]
+    if name(values) not in TASKS:
+        known = ", ".join(key for key in TASKS if key != "gptj-static")
+        raise CapacityError(f"no step model runs {values['benchmark']}; of this kind bert, {known} are predicted")
+    return TASKS[name(values)]
 
 
 def precision(values: Values, hardware: Hardware) -> str:
@@ -136,9 +147,9 @@ def text_s(found: Task, values: Values, systems: float, context: Context) -> Est
     device = context.device(str(values["hardware"]), "fused")
     engine = names.engine("trtllm" if device.hardware.vendor == "NVIDIA" else "vllm")
     adds = engine_step.chosen(context.shared.serving_engines, engine.family)
-    model = architecture(cast(TransformerModel, catalogue.model(found.model)))
+    model = GPT_J if found.model == "gpt-j" else architecture(cast(TransformerModel, catalogue.model(found.model)))
     dtype = names.dtype(precision(values, device.hardware))
-    texts, rates = Texts(prompt=found.prompt, output=found.output), []
+    texts, rates = Texts(prompt=found.prompt, output=found.output, beams=found.beams), []
     for tensor in (each for each in LAYOUTS if each <= systems):
         layout = Layout(tensor=tensor, expert_tensor=tensor if model.layer.experts else 1)
         served = Served(
@@ -148,7 +159,7 @@ def text_s(found: Task, values: Values, systems: float, context: Context) -> Est
             served=served, device=device, engine=adds, context=int(found.prompt + 2 * found.output),
             max_sequences=MOST_SEQUENCES, max_batched_tokens=BATCHED_TOKENS,
         )  # fmt: skip
-        slots = min(server.kv_tokens / (found.prompt + found.output), MOST_SEQUENCES)
+        slots = min(server.kv_tokens / texts.kv_tokens, MOST_SEQUENCES / found.beams)
         if slots >= FEWEST_SLOTS:
             rates.append(equilibrium.most_rate(server.table, texts, slots) / tensor)
         if len(rates) == 2:
@@ -186,7 +197,7 @@ ONE_HOT: dict[str, Any] = {"lookups": (), "interaction": "dot", "cross_layers": 
 
 def _saturated(values: Values, rows: pd.DataFrame, context: Context) -> list[Estimate]:
     """Return the time of one sample of each row [s], bert aside."""
-    found, hardware = task(str(values["benchmark"])), _hardware(values, context)
+    found, hardware = task(values), _hardware(values, context)
     scenario = str(values["scenario"])
     if scenario not in {"Offline", "Server"}:
         raise UnknownNameError("scenario", scenario, ("Offline", "Server"))
@@ -197,9 +208,8 @@ def _saturated(values: Values, rows: pd.DataFrame, context: Context) -> list[Est
     for count in np.unique(systems):
         sample = text_s(found, values, float(count), context) if found.output else scored_s(found, values, context)
         told[float(count)] = sample.scaled(found.slowdown).widened("tuned submission", found.log_sigma)
-    name = family(str(values["benchmark"]))
     return [
-        server_rule.scenario(told[float(count)], scenario, name, rows.iloc[[place]], hardware)[0]
+        server_rule.scenario(told[float(count)], scenario, name(values), rows.iloc[[place]], hardware)[0]
         for place, count in enumerate(systems)
     ]
 
@@ -213,12 +223,11 @@ def _hardware(values: Values, context: Context) -> Hardware:
 def unit(values: Values) -> float:
     """Return what one sample counts in the unit of the row's result [1]: tokens of LLMs, else samples or queries.
 
-    Round 4.0 counts the Server results of llama2-70b in queries.
+    Round 4.0 counts the Server results of llama2-70b in queries, rounds before 4.1 all of gptj in samples.
     """
-    benchmark = family(str(values["benchmark"]))
-    queries = values["scenario"] == "Server" and said(values, "round") == "v4.0"
-    found = TASKS.get(benchmark)
-    return found.output if found is not None and found.output and not queries else 1.0
+    found, early = TASKS.get(name(values)), said(values, "round") in {"v3.1", "v4.0"}
+    counted = early and (family(str(values["benchmark"])) == "gptj" or values["scenario"] == "Server")
+    return found.output if found is not None and found.output and not counted else 1.0
 
 
 def _predicted(values: Values, rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:

@@ -137,7 +137,7 @@ def linear(served: Served, tokens: Amount) -> Work:
     if layer.experts and layer.shared_intermediate:
         work += _feed_forward(served, mine, layer.shared_intermediate)
     work += _combined(served, tokens) if layer.experts else _exchange(served, mine, layout.tensor)
-    return tuple(work)
+    return (*work, *_handed_on(served, mine))
 
 
 def attention(served: Served, phase: str, batch: Amount, query: Amount, keys: Amount) -> tuple[Attention, ...]:
@@ -170,9 +170,7 @@ def attention(served: Served, phase: str, batch: Amount, query: Amount, keys: Am
 
 def _product(served: Served, m: Amount, n: float, k: float, label: str) -> Gemm:
     precision = served.products
-    return Gemm(
-        m=m, n=n, k=k, dtype=precision.compute, weight_dtype=precision.weight, count=served.layers, label=label
-    )
+    return Gemm(m=m, n=n, k=k, dtype=precision.compute, weight_dtype=precision.weight, count=served.layers, label=label)
 
 
 def _stream(elements: Amount, count: float, label: str, reads: float = 1) -> Streaming:
@@ -233,6 +231,14 @@ def _combined(served: Served, tokens: Amount) -> list[Operation | ExpertLayer]:
         Collective(kind="all_gather", message_bytes=message, devices=layout.group, count=served.layers),
         Collective(kind="reduce_scatter", message_bytes=message, devices=layout.group, count=served.layers),
     ]
+
+
+def _handed_on(served: Served, tokens: Amount) -> Work:
+    """Hidden states sent to the next group of layers."""
+    if served.layout.pipeline == 1:
+        return ()
+    message = tokens * served.model.layer.hidden * ACTIVATION_BYTES
+    return (Collective(kind="send", message_bytes=message, devices=2),)
 
 
 def vocabulary(served: Served, sequences: Amount) -> Work:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.fit_submissions ../shared/data
 
-It prints errors of what is left out. Pairs are results of one round, submitter, system and benchmark in both scenarios
-(round, submitter and system as the source's path names them). Errors are of chips left out, and of rounds left out; a constant per benchmark is fitted on
-the same rows and judged on the same rows. The numbers go into `server_rule.RULES` and `submissions.TASKS` by hand.
+Pairs are results of one round, submitter, system and benchmark in both scenarios (submitter and system as the source's
+path names them). Printed errors are of chips left out, and of rounds left out, beside those of a constant per benchmark
+on the same pairs. The numbers go into `server_rule.RULES` and `submissions.TASKS` by hand.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from capacity.validate import submissions
 
 SYSTEM = r"/([^/]+)/results/([^/]+)/"
 PAIR = ["round", "submitter_path", "system", "benchmark", "hardware", "devices"]
-FREE = {"bert": ("level", "batch", "feed_rate"), "dlrm": ("level", "cards_feed_rate"), "dlrm-v2": ("level", "feed_rate")}
+FREE = {
+    "bert": ("level", "batch", "feed_rate"), "dlrm": ("level", "cards_feed_rate"), "dlrm-v2": ("level", "feed_rate"),
+}  # fmt: skip
 """What is fitted beside the level of all others."""
 WORST = 0.5
 """Larger errors count as this one: some systems were not tuned at all."""
-Rule = Callable[[pd.DataFrame], np.ndarray]
+Share = Callable[[str, pd.DataFrame, pd.DataFrame], np.ndarray]
 
 
 def predicted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,18 +89,25 @@ def fitted(family: str, pairs: pd.DataFrame) -> ServerRule:
     return rule(minimize(loss, guess, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6}).x)
 
 
-def held_out(pairs: pd.DataFrame, by: str) -> tuple[pd.Series, pd.Series]:
-    """Return the error of each pair's ratio with its chip or round left out: by the rule, and by a constant."""
-    ours, constant = (pd.Series(np.nan, index=pairs.index) for _ in range(2))
-    for family, rows in pairs.groupby("family"):
+def by_rule(family: str, others: pd.DataFrame, part: pd.DataFrame) -> np.ndarray:
+    """Return the share of `part` by the rule fitted on `others` [1]."""
+    return shares(fitted(family, others), part)
+
+
+def by_constant(_: str, others: pd.DataFrame, part: pd.DataFrame) -> np.ndarray:
+    """Return the median share of `others` [1]."""
+    return np.full(len(part), others["ratio"].median())
+
+
+def held_out(pairs: pd.DataFrame, by: str, among: str, share: Share) -> pd.Series:
+    """Return the error of each pair's ratio with its chip or round left out; blank where nothing else is `among`."""
+    errors = pd.Series(np.nan, index=pairs.index)
+    for key, rows in pairs.groupby(among):
         for left, part in rows.groupby(by):
             others = rows[rows[by] != left]
             if len(others):
-                ours[part.index] = shares(fitted(str(family), others), part) / part["ratio"] - 1
-                levels = others.groupby("benchmark")["ratio"].median()
-                usual = part["benchmark"].map(levels).fillna(others["ratio"].median())
-                constant[part.index] = usual / part["ratio"] - 1
-    return ours, constant
+                errors[part.index] = share(str(key), others, part) / part["ratio"] - 1
+    return errors
 
 
 def tuned(rows: pd.DataFrame) -> None:
@@ -133,7 +142,7 @@ def main() -> None:
     error = pairs["predicted_ratio"] / pairs["ratio"] - 1
     print(f"as shipped, not held out: median {error.abs().median():.1%}")
     for by in ("hardware", "round"):
-        ours, constant = held_out(pairs, by)
+        ours, constant = held_out(pairs, by, "family", by_rule), held_out(pairs, by, "benchmark", by_constant)
         both = ours.notna() & constant.notna()
         print(f"{by} left out, {both.sum()} pairs:")
         for name, each in (("rule", ours[both].abs()), ("constant", constant[both].abs())):

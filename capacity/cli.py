@@ -105,6 +105,38 @@ def report(
 
 
 @app.command()
+def simulate(
+    scenario: Scenario, hardware: Hardware = None, override: Override = None, settings: Setting = None,
+    calibration: CalibrationFile = None, today: Today = None,
+    domain: Annotated[list[str] | None, typer.Option("--domain", "-d", help="Same as --override.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="Requests of a run; default 50,000, or all of a trace.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random: the same seed, the same answer.")] = 0,
+    day: Annotated[bool, typer.Option("--day", help="Let the rate follow a whole day instead of its peak.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL to replay: arrival_s, input_tokens, output_tokens.")
+    ] = None,
+    replicas: Annotated[list[str] | None, typer.Option("--replicas", help="POOL=N: a fixed fleet; repeatable.")] = None,
+    size: Annotated[bool, typer.Option("--size/--no-size", help="Size by simulation, or take the closed form's.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-O", help="File: .json, .csv, .md or .html.")] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Play serving request by request: latencies, fleet and cost under queues, batching, caches and failures.
+
+    Exit 1 if no option holds the objective.
+    """
+    from capacity.commands import planning, simulating
+
+    request = planning.Request.of(scenario, hardware, [*(override or ()), *(domain or ())], settings, calibration, today)
+    wish = simulating.Wish(
+        requests=requests, seed=seed, day=day, size=size, trace=trace, replicas=tuple(replicas or ()), output=output,
+        as_json=as_json,
+    )  # fmt: skip
+    raise typer.Exit(simulating.simulate(request, wish))
+
+
+@app.command()
 def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads; default all cores.")] = None,

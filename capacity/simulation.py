@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from capacity.planner import Inputs
 from capacity.spec.hardware import Hardware
 from capacity.spec.scenario import Scenario
 from capacity.timing import transfer
-from capacity.timing.band import Z90, Basis, weakest
+from capacity.timing.band import Z90, weakest
 from capacity.timing.device import Device
 from capacity.work.models import resized
 

@@ -44,6 +44,7 @@ class Plain:
         self.waiting: list[list[dict]] = [[] for _ in range(1 if self.shared else replicas)]
         lanes = [replica for replica in range(replicas) for _ in range(how.lanes)]
         self.lanes = [{"station": 0 if self.shared else replica, "end_s": INF, "batch": []} for replica in lanes]
+        self.freed_s: list[float] = [0.0] * len(self.waiting)
         self.left = dict.fromkeys(range(len(flow)), how.sequences)
         self.result: dict[int, tuple[float, int]] = {}
 
@@ -52,7 +53,7 @@ class Plain:
         while coming or any(self.waiting) or any(lane["end_s"] < INF for lane in self.lanes):
             arrival_s = coming[0][0] if coming else INF
             end = min(self.lanes, key=lambda lane: lane["end_s"])
-            due_s = min((head["since_s"] + self.how.max_wait_s for head in self.heads()), default=INF)
+            due_s = min((self.due_s(head, station) for head, station in self.heads()), default=INF)
             fresh = [one for queue in self.waiting for one in queue if one["texts"] == self.how.sequences]
             late = min(fresh, key=lambda one: one["since_s"], default=None)
             late_s = late["since_s"] + self.policy.timeout_s if late else INF
@@ -67,11 +68,18 @@ class Plain:
         return self.result
 
     def heads(self):
-        """Yield the oldest of each bucket where a lane is free."""
+        """Yield the oldest of each bucket where a lane is free, and where."""
         for station, queue in enumerate(self.waiting):
-            if any(lane["station"] == station and lane["end_s"] == INF for lane in self.lanes):
+            if self.free(station):
                 for bucket in range(len(self.how.edges) + 1):
-                    yield from [one for one in queue if one["bucket"] == bucket][:1]
+                    yield from [(one, station) for one in queue if one["bucket"] == bucket][:1]
+
+    def free(self, station: int) -> bool:
+        return any(lane["station"] == station and lane["end_s"] == INF for lane in self.lanes)
+
+    def due_s(self, head: dict, station: int) -> float:
+        since_s = max(head["since_s"], self.freed_s[station] if self.how.waits_from == "lane" else 0.0)
+        return since_s + self.how.max_wait_s
 
     def station(self) -> int:
         if self.policy.routing == "round-robin":
@@ -85,7 +93,7 @@ class Plain:
     def admit(self, one: dict) -> None:
         station = self.station()
         full = self.policy.queue_limit is not None and len(self.waiting[station]) >= self.policy.queue_limit
-        if full and not any(lane["station"] == station and lane["end_s"] == INF for lane in self.lanes):
+        if full and not self.free(station):
             self.result[one["request"]] = (self.now_s, Outcome.SHED)
         else:
             self.enter(one, station)
@@ -96,6 +104,8 @@ class Plain:
         self.waiting[station].append(one | {"since_s": self.now_s, "bucket": bucket})
 
     def finish(self, lane: dict) -> None:
+        if not self.free(lane["station"]):
+            self.freed_s[lane["station"]] = self.now_s
         for request, texts in lane["batch"]:
             self.left[request] -= texts
             if self.left[request] == 0:
@@ -120,7 +130,7 @@ class Plain:
                 ready = [
                     ones for ones in buckets
                     if ones and (sum(one["texts"] for one in ones) >= self.how.max_batch
-                                 or ones[0]["since_s"] + self.how.max_wait_s <= self.now_s)
+                                 or self.due_s(ones[0], lane["station"]) <= self.now_s)
                 ]  # fmt: skip
                 if ready:
                     self.start(lane, queue, min(ready, key=lambda ones: ones[0]["since_s"]))
@@ -149,6 +159,23 @@ def test_a_full_batch_leaves_at_once_and_a_small_one_when_the_oldest_has_waited(
     left = stage.advance(at(0.0, 0.1, 0.2, 0.3, 1.0, 1.5), INF)
     assert left.time_s.tolist() == pytest.approx([2.3] * 4 + [4.5] * 2)  # 0.3 + 2; 1.0 + 2 waited + 1.5
     assert stage.statistics()["batches"].tolist() == [0, 0, 1, 0, 1]
+
+
+def test_a_lane_that_takes_the_oldest_holds_it_from_then_on():
+    how = Batching(max_batch=3, max_wait_s=2.0, waits_from="lane", batch_s=LINEAR)
+    flow = at(0.0, 0.5, 2.5, 4.0)
+    # taken at 0, begun at 2, done at 3.5; then 2.5 is taken, held till 5.5 although it has waited 2 s at 4.5, with 4.0
+    assert Station(how).advance(flow, INF).time_s.tolist() == [3.5, 3.5, 7.0, 7.0]
+    assert Station(replace(how, lanes=2)).advance(flow, INF).time_s.tolist() == [3.5, 3.5, 6.0, 6.0]
+    full = Station(how).advance(at(0.0, 2.5, 2.6, 2.7), INF)
+    assert full.time_s.tolist() == [3.25, 5.0, 5.0, 5.0]  # begun at once: three wait when the lane is free
+
+
+def test_a_held_batch_starts_again_with_the_replica():
+    how = Batching(max_batch=3, max_wait_s=2.0, waits_from="lane", batch_s=LINEAR)
+    failures = Failures(outages=((0, 1.0, 10.0),))
+    left = Station(how, Replicas(failures=failures)).advance(at(0.0, 11.0), INF)
+    assert left.time_s.tolist() == [13.5, 13.5]  # waits in the shared queue, is held from 10 till 12
 
 
 def test_requests_of_one_moment_share_a_batch_without_waiting():
@@ -196,6 +223,28 @@ def test_what_cannot_be_is_refused(wrong):
 
 
 # Theory
+
+
+def collected(flow: Flow, how: Batching) -> np.ndarray:
+    """Return when each request is done on one lane that takes the oldest, then collects: as mosec's source reads."""
+    times_s, done_s, first, free_s = flow.time_s, np.empty(len(flow)), 0, 0.0
+    while first < len(flow):
+        taken_s = max(free_s, times_s[first])
+        last = int(np.searchsorted(times_s, taken_s + how.max_wait_s, side="right"))
+        full = last - first >= how.max_batch
+        last = first + how.max_batch if full else last
+        start_s = max(taken_s, times_s[last - 1]) if full else taken_s + how.max_wait_s
+        done_s[first:last] = free_s = start_s + np.asarray(how.batch_s)[last - first]
+        first = last
+    return done_s
+
+
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 1.1])
+@pytest.mark.parametrize("max_wait_s", [0.0, 0.3, 2.0, 9.0])
+def test_one_lane_collects_like_a_plain_loop(load, max_wait_s):
+    how = Batching(max_batch=8, max_wait_s=max_wait_s, waits_from="lane", batch_s=LINEAR)
+    flow = random_flow(20_000, load * 8 / LINEAR[8])
+    np.testing.assert_array_equal(Station(how).advance(flow, INF).time_s, collected(flow, how))
 
 
 def m_d_b_1(rate: float, batch: int, most: int = 600) -> float:
@@ -247,7 +296,7 @@ def test_equal_batches_vary_as_said():
 HOW = st.builds(
     Batching, max_batch=st.integers(1, 8), max_wait_s=st.sampled_from([0.0, 0.4, 3.0]), padded=st.booleans(),
     batch_s=st.just(LINEAR), token_step=st.sampled_from([0.0, 50.0]), edges=st.sampled_from([(), (20,), (10, 40)]),
-    sequences=st.sampled_from([1, 1, 3, 11]), lanes=st.integers(1, 2),
+    sequences=st.sampled_from([1, 1, 3, 11]), lanes=st.integers(1, 2), waits_from=st.sampled_from(["arrival", "lane"]),
 )  # fmt: skip
 POLICY = st.builds(
     Policy, routing=st.sampled_from(["shared", "round-robin", "least-loaded"]), retries=st.integers(0, 2),

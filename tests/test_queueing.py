@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capacity.fleet.queueing import Wait, erlang_c, quantile_of_sum, waiting
-from capacity.fleet.sizing import Demand, Fleet, Miss, PoolLoad, fleet, latency, least, sized
+from capacity.fleet.sizing import Demand, Fleet, Miss, PoolLoad, fleet, least, sized
 
 SERVERS = st.integers(1, 2000)
 BUSY = st.floats(0.001, 0.999)
@@ -193,8 +193,8 @@ def test_batches_arrive_more_evenly_than_requests():
         waits.append(wait)
         wait = max(wait + service - gap, 0.0)
     mean, error = batch_means(np.array(waits))
-    load = PoolLoad(name="p", mode="batches", batch=size, service_s=service, service_scv=0.0)
-    predicted = latency(load, 1, 0.8 * size).wait.average_s
+    load = PoolLoad(name="p", batch=size, service_s=service, service_scv=0.0)
+    predicted = load.latency(1, 0.8 * size).wait.average_s
     assert mean - 4 * error < predicted < 2 * mean
 
 
@@ -246,18 +246,17 @@ def test_a_sum_is_at_least_each_part_and_at_most_the_union_bound(waits, share):
 
 
 def pool(name: str = "p", **changes) -> PoolLoad:
-    given_: dict = {"name": name, "mode": "batches", "batch": 1, "service_s": 0.02, "service_scv": 0.09}
+    given_: dict = {"name": name, "batch": 1, "service_s": 0.02, "service_scv": 0.09, "max_wait_s": 0.01}
     return PoolLoad(**given_ | changes)
 
 
 def demand(**changes) -> Demand:
-    given_: dict = {"rate": 400.0, "headroom": 0.2, "latency_s": 0.1, "quantile": 0.99, "max_wait_s": 0.01}
+    given_: dict = {"rate": 400.0, "headroom": 0.2, "latency_s": 0.1, "quantile": 0.99}
     return Demand(**given_ | changes)
 
 
 LOADS = st.builds(
     pool,
-    mode=st.sampled_from(["batches", "slots"]),
     batch=st.sampled_from([1, 2, 8, 32]),
     service_s=st.floats(0.001, 0.2),
     service_scv=st.floats(0, 1),
@@ -338,10 +337,10 @@ def test_two_pools_share_the_time():
 
 
 def test_a_batch_leaves_full_or_after_the_longest_wait_or_with_the_batch_before_it():
-    load = pool(batch=8, service_s=0.02)
-    assert latency(load, 1, 7000.0, 0.005).forming_s == pytest.approx(0.001)
-    assert latency(load, 1, 10.0, 0.05).forming_s == pytest.approx(0.05)
-    assert latency(load, 1, 10.0, 0.005).forming_s == pytest.approx(0.02)
+    load = pool(batch=8, service_s=0.02, max_wait_s=0.005)
+    assert load.latency(1, 7000.0).forming_s == pytest.approx(0.001)
+    assert load.latency(1, 10.0).forming_s == pytest.approx(0.02)
+    assert pool(batch=8, service_s=0.02, max_wait_s=0.05).latency(1, 10.0).forming_s == pytest.approx(0.05)
 
 
 def test_host_work_delays_and_occupies_nothing():

@@ -78,8 +78,20 @@ def _show_figures(figures: dict[str, Any]) -> None:
             width = "–" if values["band_width"] is None else f"{values['band_width']:.2f}×"
             table.add_row(name, target, f"{values['predicted']:,}", *shown, width)
     screen.print(table)
+    for run in figures.get("runs", ()):
+        _show_run(run)
     for reason, count in figures["refused"].items():
         screen.print(f"refused {count:,}: {reason}", style="yellow", markup=False)
+
+
+def _show_run(run: dict[str, Any]) -> None:
+    """Print mean and quantiles of one run of requests, predicted beside measured."""
+    named = [f"{value}" for value in run.values() if not isinstance(value, dict | None)]
+    table = Table("target", "of the run", "measured", "predicted", "error", title=" · ".join(named))
+    for target, parts in run.items():
+        for name, values in parts.items() if isinstance(parts, dict) else ():
+            table.add_row(target, name, f"{values['measured']:.4g}", f"{values['predicted']:.4g}", f"{values['error']:+.1%}")
+    screen.print(table)
 
 
 def _share(value: float | None) -> str:

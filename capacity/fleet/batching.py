@@ -30,7 +30,8 @@ SLOT = np.dtype([("left", WHOLE), ("ties", WHOLE), ("tries", WHOLE), ("tried_s",
 PART = np.dtype([("entered_s", REAL), ("queue", WHOLE), ("texts", WHOLE), ("touched", np.bool_)])
 """What of a request waits for one shard: since when, where, texts that no batch has taken, whether one took some."""
 STATION = np.dtype([("parts", WHOLE), ("load", WHOLE), ("idle", WHOLE), ("freed_s", REAL)])
-"""Parts that wait, texts that wait or are being served, free lanes; where waits begin at lanes: since when some are."""
+"""Parts that wait, texts that wait or are being served, free lanes, since when there are some (inf: there are none; 0
+where that does not matter because waits begin at arrival)."""
 LANE = np.dtype([("busy", np.bool_), ("filled", WHOLE), ("started_s", REAL), ("busy_s", REAL)])
 END = np.dtype([("time_s", REAL), ("lane", WHOLE)])
 NOW = np.dtype([
@@ -247,11 +248,19 @@ def withdraw(state: State, rules: Rules, part: int) -> None:
 
 
 @inlined
-def hold(state: State, rules: Rules, station: int) -> None:
-    """Note that a station has a free lane again: where waits begin at lanes, they begin now."""
-    if rules.from_lane:
-        state.stations[station].freed_s = state.now[0].time_s
+def collect(state: State, rules: Rules, station: int) -> None:
+    """Note that a station has a free lane again: where waits begin at lanes, that of what is there begins now."""
+    state.stations[station].freed_s = state.now[0].time_s if rules.from_lane else 0.0
+    if rules.from_lane and state.stations[station].parts > 0:
         append(state.freed, len(state.stations), station)
+
+
+@inlined
+def fill(state: State, station: int) -> None:
+    """Note that a station has no free lane."""
+    state.stations[station].freed_s = inf
+    if state.freed[station, 0] >= 0:
+        remove(state.freed, station)
 
 
 @inlined
@@ -346,8 +355,8 @@ def serve(state: State, rules: Rules, station: int, now_s: float) -> None:
         if best < 0:
             return
         state.stations[station].idle -= 1
-        if state.stations[station].idle == 0 and state.freed[station, 0] >= 0:
-            remove(state.freed, station)
+        if state.stations[station].idle == 0:
+            fill(state, station)
         start(state, rules, best, state.idle[station, state.stations[station].idle], now_s)
 
 

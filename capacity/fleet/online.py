@@ -159,18 +159,13 @@ class _Builder:
         after = tuple(dict.fromkeys([*outside, *before_all]))
         writer = pool.generates
         made = self._station(pool, work[0]) if writer is None else self._generating(writer, pool, name)
-        found.append(Node(name, made, after))
+        found.append(Node(name, made, after, answers=any(item.cache_answers for item in work)))
         for item in work:
             self.names[item.name] = name
         return found
 
     def _before(self, stage: StageSpec) -> tuple[str, ...]:
-        """Return the stages that a stage comes after: as it says, else the one before it in the list."""
-        if stage.after is not None:
-            return stage.after
-        order = [item.name for item in self.scenario.serving.stages]
-        place = order.index(stage.name)
-        return (order[place - 1],) if place else ()
+        return self.scenario.serving.after(stage)
 
     def _leads_to(self, name: str, mine: set[str]) -> bool:
         """Tell whether a later stage of the same pool comes after host stage `name`."""
@@ -198,31 +193,39 @@ class _Builder:
 
     def _station(self, pool: Pool, stage: StageSpec) -> Stage:
         """Return the replicas of a pool that serves batches."""
-        batch = self.case.batches[pool.name]
-        shards = stage.shards if isinstance(stage, RetrieveStage) else 1
-        scenario, slow = self.scenario, math.exp(self.case.shift * float(pool.service(batch).log_sigma))
-        varied = isinstance(stage, EncodeStage) and stage.tokens_cv > 0 and stage.sequences == 1
-        variation = scenario.resilience.service_variation / math.sqrt(batch)
-        wait_s = pool.spec.max_wait or 0.0
-        if shards > 1:
-            work: Servers | Batching = Servers(
-                servers=batch, mean_s=slow * float(pool.service(batch).value), shards=shards, spread="lognormal",
-                variation=max(scenario.resilience.service_variation, 1e-9),
+        alone = sum(not isinstance(item, HostStage) for item in pool.stages) == 1
+        hit = pool.context.hit_rate(stage) if alone else 0.0  # stages that share devices share batches, hits and all
+        batch = math.ceil(self.case.batches[pool.name] * (1 - hit))
+        worked = _worked(pool, stage) if alone else pool
+        slow = math.exp(self.case.shift * float(worked.service(batch).log_sigma))
+        work = self._work(worked, stage, batch, slow)
+        policy = replace(self._policy(stage, pool), hit_rate=hit)
+        station = Station(work, self._replicas(pool), policy, self.case.seed, pool.name)
+        if not isinstance(work, Batching) or not work.token_step:
+            return station
+        return Texted(station, self._read(stage), seed=self.case.seed, outputs=False)
+
+    def _work(self, pool: Pool, stage: StageSpec, batch: int, slow: float) -> Servers | Batching:
+        """Return how a replica serves: shards each at their own time, batches by tokens, or batches by requests."""
+        variation, wait_s = self.scenario.resilience.service_variation, pool.spec.max_wait or 0.0
+        if isinstance(stage, RetrieveStage) and stage.shards > 1:
+            mean_s = slow * float(pool.service(batch).value)
+            return Servers(
+                servers=batch, mean_s=mean_s, shards=stage.shards, spread="lognormal" if variation else "fixed",
+                variation=variation,
             )  # fmt: skip
-        elif varied and isinstance(stage, EncodeStage):
+        if isinstance(stage, EncodeStage) and stage.tokens_cv > 0 and stage.sequences == 1:
             step, table = _by_tokens(pool, stage, batch)
-            work = Batching(
+            return Batching(
                 max_batch=batch, max_wait_s=wait_s, batch_s=slow * table, token_step=step,
                 padded=stage.batching == "pad", edges=stage.buckets,
             )  # fmt: skip
-        else:
-            sizes = batch_sizes(batch)
-            times = np.interp(
-                np.arange(batch + 1), [0, *sizes], [0.0, *(float(pool.service(size).value) for size in sizes)]
-            )
-            work = Batching(max_batch=batch, max_wait_s=wait_s, batch_s=slow * times, variation=variation)
-        station = Station(work, self._replicas(pool), self._policy(stage, pool), self.case.seed, pool.name)
-        return Texted(station, self._read(stage), seed=self.case.seed, outputs=False) if varied else station
+        sizes = batch_sizes(batch)
+        known = [0.0, *(float(pool.service(size).value) for size in sizes)]
+        times = np.interp(np.arange(batch + 1), [0, *sizes], known)
+        return Batching(
+            max_batch=batch, max_wait_s=wait_s, batch_s=slow * times, variation=variation / math.sqrt(batch)
+        )
 
     def _read(self, stage: StageSpec) -> Lengths:
         if self.recorded is not None or not isinstance(stage, EncodeStage):
@@ -335,6 +338,15 @@ class _Builder:
             kind=spec.by, target=spec.target, interval_s=spec.interval, cold_start_s=spec.cold_start, minimum=least,
             maximum=max(most, least), scale_down_delay_s=spec.down_delay, schedule=steps,
         )  # fmt: skip
+
+
+def _worked(pool: Pool, stage: StageSpec) -> Pool:
+    """Return a pool of one stage without its cache, and with texts of the same length: the simulation draws both."""
+    bare: dict[str, object] = {"cache_hit_rate": 0.0, "cache": None}
+    if isinstance(stage, EncodeStage) and stage.sequences == 1:
+        bare |= {"tokens_cv": 0.0, "buckets": ()}
+    stages = tuple(item.model_copy(update=bare) if item is stage else item for item in pool.stages)
+    return replace(pool, stages=stages)
 
 
 def counted(replicas: Replicas, count: int) -> Replicas:

@@ -117,6 +117,11 @@ class Pool:
         """Time of a request in host work, which keeps no device busy [s]."""
         return sum(stage.time for stage in self.stages if isinstance(stage, HostStage))
 
+    @property
+    def reaching(self) -> float:
+        """Share of the requests that reach the pool: caches of results before it answer the others."""
+        return max(self.context.reaching(stage) for stage in self.stages)
+
     def stage_time(self, stage: Stage, requests: int) -> Estimate:
         """Return the time of one batch in a stage; of an LLM, of one request among as many [s]."""
         if not isinstance(stage, GenerateStage):
@@ -147,6 +152,7 @@ class Pool:
         return PoolLoad(
             name=self.name, batch=requests, service_s=_shifted(service, shift), service_scv=variation**2 / requests,
             host_s=self.host_s, devices_per_replica=self.devices_per_replica, max_wait_s=self.spec.max_wait or 0.0,
+            share=self.reaching,
         )  # fmt: skip
 
     def _generate_load(self, shift: float) -> GenerateLoad:
@@ -165,7 +171,7 @@ class Pool:
 
         return GenerateLoad(
             name=self.name, table=table, texts=texts, slots=slots, service_scv=variation**2, seen=seen_s,
-            share=1 - self.context.hit_rate(stage), replica_rate=most_rate(table, texts, slots), host_s=self.host_s,
+            share=self.reaching * (1 - self.context.hit_rate(stage)), replica_rate=most_rate(table, texts, slots), host_s=self.host_s,
             devices_per_replica=self.devices_per_replica,
         )  # fmt: skip
 

@@ -164,8 +164,8 @@ class Batching:
             raise CapacityError(f"batching: times of 0 to {self.max_batch} texts are needed, for all lanes or for each")
         rules = rules._replace(
             lanes=self.lanes, buckets=len(self.edges) + 1, sequences=self.sequences, max_batch=self.max_batch,
-            max_wait_s=float(self.max_wait_s), from_lane=self.waits_from == "lane", padded=self.padded, token_step=float(self.token_step),
-            spread=LOGNORMAL if self.variation else FIXED, sigma=sqrt(log1p(self.variation**2)),
+            max_wait_s=float(self.max_wait_s), from_lane=self.waits_from == "lane", padded=self.padded,
+            token_step=float(self.token_step), spread=LOGNORMAL if self.variation else FIXED, sigma=sqrt(log1p(self.variation**2)),
         )  # fmt: skip
         return rules, times_s, np.array(sorted(self.edges), np.int64), np.zeros(0)
 
@@ -278,9 +278,9 @@ def _rules(policy: Policy, key: np.uint64) -> Rules:
     """Return the rules of single servers that take one text at a time."""
     return Rules(
         shards=1, lanes=1, shared=policy.routing == "shared", least_loaded=policy.routing == "least-loaded", buckets=1,
-        sequences=1, max_batch=1, max_wait_s=0.0, from_lane=False, retries=policy.retries, timeout_s=float(policy.timeout_s),
-        queue_limit=2**62 if policy.queue_limit is None else policy.queue_limit, padded=False, token_step=0.0,
-        spread=FIXED, sigma=0.0, key=key,
+        sequences=1, max_batch=1, max_wait_s=0.0, from_lane=False, retries=policy.retries,
+        timeout_s=float(policy.timeout_s), padded=False, token_step=0.0, spread=FIXED, sigma=0.0, key=key,
+        queue_limit=2**62 if policy.queue_limit is None else policy.queue_limit,
     )  # fmt: skip
 
 

@@ -66,6 +66,8 @@ class PoolLoad:
     service_scv: float
     max_wait_s: float = float("inf")
     """Longest a request waits for its batch to fill [s]."""
+    share: float = 1.0
+    """Share of the requests that reach it; the others were answered before."""
     host_s: float = 0.0
     devices_per_replica: float = 1
 
@@ -76,7 +78,7 @@ class PoolLoad:
 
     def most_rate(self) -> float:
         """Return the requests per second at which one replica saturates."""
-        return self.batch / self.service_s if self.service_s else float("inf")
+        return self.batch / self.service_s / self.share if self.service_s and self.share else float("inf")
 
     def latency(self, replicas: int, rate: float) -> Latency:
         """Return the latency in the pool.
@@ -84,8 +86,9 @@ class PoolLoad:
         A batch leaves when it is full; else after its longest wait, or later when the batch before it is done. The
         first request of a batch waits for that at most; the batch is then timed as if it were full.
         """
-        forming = min((self.batch - 1) * replicas / rate, max(self.max_wait_s, self.service_s))
-        wait = waiting(replicas, rate / self.batch, self.service_s, 1.0 / self.batch, self.service_scv)
+        reaching = max(self.share * rate, 1e-12)
+        forming = min((self.batch - 1) * replicas / reaching, max(self.max_wait_s, self.service_s))
+        wait = waiting(replicas, reaching / self.batch, self.service_s, 1.0 / self.batch, self.service_scv)
         return Latency(forming_s=forming, wait=wait, service=Service(self.service_s, self.service_scv))
 
 

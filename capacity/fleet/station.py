@@ -10,10 +10,11 @@ from capacity.fleet.batching import (
     TIMED_OUT,
     Rules,
     State,
+    collect,
     enter,
+    fill,
     finish,
     forget,
-    hold,
     leave,
     pop,
     push,
@@ -40,18 +41,18 @@ def free_lanes(state: State, rules: Rules) -> None:
             push(ends, kept, ends[place].time_s, ends[place].lane)
             kept += 1
     now.ends = kept
-    before = state.stations.idle.copy()
-    state.stations.idle[:] = 0
+    for station in range(len(state.stations)):
+        state.stations[station].idle = 0
     for lane in range(len(state.lanes) - 1, -1, -1):
         if life.status[replica_of(rules, lane)] == UP and not state.lanes[lane].busy:
             station = station_of(rules, lane)
             state.idle[station, state.stations[station].idle] = lane
             state.stations[station].idle += 1
     for station in range(len(state.stations)):
-        if state.stations[station].idle == 0 and state.freed[station, 0] >= 0:
-            remove(state.freed, station)
-        elif state.stations[station].idle > before[station] == 0:
-            hold(state, rules, station)
+        if state.stations[station].idle == 0:
+            fill(state, station)
+        elif state.stations[station].freed_s == inf:
+            collect(state, rules, station)
 
 
 @compiled
@@ -74,7 +75,7 @@ def _end(state: State, rules: Rules, now_s: float) -> int:
     finish(state, rules, lane, now_s, True)
     if state.life.status[replica] == UP:
         if state.stations[station].idle == 0:
-            hold(state, rules, station)
+            collect(state, rules, station)
         state.idle[station, state.stations[station].idle] = lane
         state.stations[station].idle += 1
     else:

@@ -123,7 +123,7 @@ def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) 
 
 
 def _fastest(estimates: list[Estimate]) -> Estimate:
-    """Return the least of several estimates, element by element, with the errors of the one that is most often least."""
+    """Return the least of several estimates by element, with the errors of the one that is least most often."""
     values = np.stack(np.broadcast_arrays(*(item.value for item in estimates)))
     usual = np.bincount(values.argmin(axis=0).ravel(), minlength=len(estimates)).argmax()
     return replace(estimates[int(usual)], value=values.min(axis=0))

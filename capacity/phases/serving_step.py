@@ -62,6 +62,14 @@ class Context:
         keys = stage.cache.keys if isinstance(stage.cache.keys, int) else kinds[stage.cache.keys]
         return hit_rate_of(keys, stage.cache.exponent, stage.cache.entries)
 
+    def reaching(self, stage: Stage) -> float:
+        """Return the share of requests that reach a stage: the others were answered by a cache of results before it."""
+        share = 1.0
+        for name in self.scenario.serving.before(stage.name):
+            other = self.scenario.serving.stage(name)
+            share *= 1 - self.hit_rate(other) * other.cache_answers
+        return share
+
 
 def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     """Return what `stage` executes for a batch of `requests` requests; empty for host work."""

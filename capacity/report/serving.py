@@ -138,7 +138,7 @@ _POOL = (
 def pool_table(option: Serving) -> Table:
     """Return the replicas of each pool: how many, how busy, in what batches, and how full their KV memory is."""
     run = figures.run_of(option)
-    rows = []
+    rows: list[Row] = []
     for pool in option.pools:
         node = run.nodes[pool.node]
         kv = figures.kv_use(node, pool)

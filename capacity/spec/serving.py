@@ -143,6 +143,26 @@ class Serving(Spec):
             raise ValueError(f"no stage runs in pool {unknown[0]}; pools are {', '.join(sorted(used))}")
         return self
 
+    def stage(self, name: str) -> Stage:
+        """Return a stage by its name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def after(self, stage: Stage) -> tuple[str, ...]:
+        """Return the stages that a stage directly comes after: as it says, else the one before it in the list."""
+        if stage.after is not None:
+            return stage.after
+        place = self.stages.index(stage)
+        return (self.stages[place - 1].name,) if place else ()
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """Return all stages that a request has left before it reaches this one, in the order of the list."""
+        seen, to_see = set[str](), [name]
+        while to_see:
+            fresh = [item for item in self.after(self.stage(to_see.pop())) if item not in seen]
+            seen.update(fresh)
+            to_see += fresh
+        return tuple(stage.name for stage in self.stages if stage.name in seen)
+
     def pool(self, name: str) -> Pool:
         """Return how a pool is fed and kept, with the pipeline's limits where it has none of its own."""
         found = self.pools.get(name, Pool())

@@ -35,6 +35,8 @@ class _Stage(Spec):
     """Share of requests answered from a cache before this stage does anything."""
     cache: Cache | None = None
     """The same from the size of the cache; not both."""
+    cache_answers: bool = False
+    """Whether a hit answers the whole request (a cache of results), so that later stages do not see it."""
     timeout: Seconds | None = None
     """Longest a request waits for this stage before it is given up [s]."""
     retries: CountAmount = 0

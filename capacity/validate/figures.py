@@ -21,10 +21,11 @@ def summary(frame: pd.DataFrame, kind: str, rows: int) -> dict[str, Any]:
         str(name): {target: _figures(part[part["target"] == target]) for target in KINDS[kind].targets}
         for name, part in frame.groupby(frame["hardware"].map(ids), sort=True)
     }
+    runs = {"runs": _runs(frame, kind)} if KINDS[kind].runs else {}
     return {
         "kind": kind, "rows": rows, "refused": {str(reason): int(count) for reason, count in refused.items()},
         "targets": {target: _figures(frame[frame["target"] == target]) for target in KINDS[kind].targets},
-        "by_hardware": by_hardware,
+        "by_hardware": by_hardware, **runs,
     }  # fmt: skip
 
 
@@ -52,6 +53,28 @@ def _figures(part: pd.DataFrame) -> dict[str, float | int | None]:
     figures["band_coverage"] = None if empty else float(inside.mean())
     figures["band_width"] = None if empty else float(np.median(known["high"] / known["low"]))
     return figures
+
+
+RUN_FIGURES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+def _runs(frame: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
+    """Return mean and quantiles of each run and target, measured and predicted, over the requests that have both."""
+    wanted, found = KINDS[kind], []
+    for names, run in frame.groupby(list(wanted.group_by), sort=False):
+        told: dict[str, Any] = dict(zip(wanted.group_by, names, strict=True))
+        for target in wanted.targets:
+            both = run[(run["target"] == target) & run["measured"].notna() & run["predicted"].notna()]
+            told[target] = {name: _compared(both, share) for name, share in RUN_FIGURES.items()} if len(both) else None
+        found.append(told)
+    return found
+
+
+def _compared(both: pd.DataFrame, share: float | None) -> dict[str, float]:
+    measured, predicted = (
+        float(both[name].mean() if share is None else both[name].quantile(share)) for name in ("measured", "predicted")
+    )
+    return {"measured": measured, "predicted": predicted, "error": predicted / measured - 1}
 
 
 def gate(figures: Mapping[str, Any], max_median_error: float | None, min_share: float) -> list[str]:

@@ -92,6 +92,8 @@ class Kind:
     """Numeric input columns that may be zero; none may be negative."""
     alone: bool = False
     """Whether rows are predicted one by one, so that one can be refused without the others."""
+    runs: bool = False
+    """Whether rows are requests of runs, which are also judged by their means and quantiles."""
     twins: tuple[str, ...] = ()
     """Numeric columns that say a target in another way; never an input."""
 

@@ -308,6 +308,6 @@ KINDS: dict[str, Kind] = {
         group_by=("hardware", "engine", "model", "tensor_parallel"), whole=("tensor_parallel",),
         sizes=("input_tokens", "output_tokens"), amounts=("arrival_s",), optional_names=("dtype",),
         optional=("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens"),
-        targets=("ttft_s", "end_to_end_s", "tpot_s"), measured=_trace_measured, predict=_trace,
+        targets=("ttft_s", "end_to_end_s", "tpot_s"), measured=_trace_measured, predict=_trace, runs=True,
     ),
 }  # fmt: skip

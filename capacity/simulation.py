@@ -79,7 +79,8 @@ def _one(scenario: Scenario, hardware: Hardware, given: Inputs, question: Questi
             return replace(blank, refused=said)
         choice = pools.cheapest(fitting, scenario)
         if isinstance(choice, Miss):
-            if choice.best_s > NEARLY * choice.allowed_s:
+            given_all = all(pool.spec.replicas for pool in fitting)
+            if choice.best_s > NEARLY * choice.allowed_s and not given_all:
                 said = f"misses {choice.constraint}: best {choice.best_s:.3g} s, allowed {choice.allowed_s:.3g} s"
                 return replace(blank, refused=said)
             choice = pools.fewest(fitting, scenario)  # the closed form may be wrong by as much

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("mosec", reason="the live proof serves with mosec, which the extra `test` installs")
-
 from benchmarks.live import predict
 from benchmarks.live.__main__ import shown
 from benchmarks.live.calibrate import MOST_TOKENS, TOKEN_STEP, Calibration

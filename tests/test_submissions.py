@@ -15,6 +15,7 @@ from capacity import catalogue, validate
 from capacity.fleet.flow import Flow
 from capacity.fleet.replicas import Replicas
 from capacity.fleet.servers import Servers, Station
+from capacity.phases.step_table import StepTable, Texts
 from capacity.timing import server_rule
 from capacity.timing.server_rule import RULES, ServerRule
 from capacity.validate import submissions
@@ -99,14 +100,23 @@ def test_devices_of_a_system():
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("benchmark", ["bert-99", "dlrm-99.9", "dlrm-v2-99", "dlrm-v3", *submissions.TASKS])
+@pytest.mark.parametrize("benchmark", ["bert-99", *(name for name in submissions.TASKS if name != "gptj-static")])
 def test_a_limit_costs_what_the_rule_says(benchmark):
-    if benchmark == "gptj-static":
-        pytest.skip("a name of ours, not a benchmark")
-    frame = rows(*({"benchmark": benchmark, "scenario": name} for name in ("Offline", "Server")))
-    offline, server = predicted(frame)["predicted"]
+    units = {"round": "v5.1", "benchmark": benchmark}
+    offline, server = predicted(rows(units, units | {"scenario": "Server"}))["predicted"]
     rule = RULES[submissions.family(benchmark)]
-    assert 0.7 * rule.level < server / offline <= rule.level
+    assert 0.7 * rule.level < server / offline <= rule.level * (1 + 1e-9)
+
+
+def test_a_full_server_reads_a_prompt_for_each_text_that_ends():
+    step_s = np.full(101, 0.5)  # whatever it holds
+    table = StepTable(
+        linear_s=step_s, decode_s=np.zeros((101, 3)), context_step=10.0, prefill_s=np.zeros((3, 3)), query_step=50.0,
+        start_step=10.0, host_s=np.zeros(101), floor_s=np.zeros(101),
+    )  # fmt: skip
+    texts = Texts(prompt=10.0, output=10.0)  # ten steps of half a second
+    assert submissions.saturated_rate(table, texts, 40.0) == pytest.approx(40 / 5)
+    assert submissions.saturated_rate(table, texts, 80.0) == pytest.approx(50 / 5)  # 50 + 50 · 10 / 10 tokens are 100
 
 
 def test_more_devices_wait_less():
@@ -186,5 +196,6 @@ def test_server_beside_offline_as_submitted():
     off = (both["Server"] - both["Offline"]).dropna()
     assert len(off) > 150
     assert np.expm1(off).abs().median() <= 0.05  # 3.7 % over all rounds; chips left out 4.6 %, a constant 6.4 %
-    offline = frame[frame["scenario"] == "Offline"].groupby("benchmark")["log_error"].median()
+    offline = frame[frame["scenario"] == "Offline"].groupby("benchmark")["log_error"].median().dropna()
+    assert len(offline) > 8
     assert (offline.abs() < 0.4).all()

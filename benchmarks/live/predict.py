@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.live.calibrate import LONGEST, MOST_TOKENS, TOKEN_STEP, Calibration
 from benchmarks.live.server import MAX_BATCH
 from capacity.fleet.flow import Counts, Flow, Times
-from capacity.fleet.servers import Servers, Station
+from capacity.fleet.servers import Batching, Servers, Station
 
 SHORTEST = 3
 FRONT = 64
@@ -70,31 +70,18 @@ def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[
     Half of a round trip to the front comes before the batch and half after it.
     """
     way = Servers(servers=FRONT, quantiles_s=np.array(calibration.front_s) / 2)
+    batch_s = np.array(calibration.token_s) + calibration.worker_s
+    worker = Station(
+        Batching(
+            max_batch=MAX_BATCH, max_wait_s=calibration.hold_s, waits_from="lane", batch_s=batch_s,
+            token_step=TOKEN_STEP, padded=True, variation=calibration.variation,
+        ), seed=seed, name="worker",
+    )  # fmt: skip
     count = len(workload.times_s)
     flow = replace(Flow.of(np.arange(count), workload.times_s), input_tokens=workload.tokens)
-    flow = Station(way, seed=seed, name="before").advance(flow, inf)
-    done_s, batches = _served(calibration, flow, np.random.default_rng(seed))
-    flow = flow.delayed(done_s - flow.time_s)
-    flow = Station(way, seed=seed, name="after").advance(flow, inf)
-    return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)], count / batches
-
-
-def _served(calibration: Calibration, flow: Flow, random: np.random.Generator) -> tuple[Times, int]:
-    """Stand-in for `BatchingStage`, whose clock starts when a request comes, not when a free worker takes it."""
-    coming_s, tokens, done_s = flow.time_s, flow.input_tokens, np.empty(len(flow))
-    first, free_s, batches = 0, 0.0, 0
-    sigma = np.sqrt(np.log1p(calibration.variation**2))
-    while first < len(flow):
-        taken_s = max(free_s, coming_s[first])
-        last = min(int(np.searchsorted(coming_s, taken_s + calibration.hold_s, side="right")), first + MAX_BATCH)
-        full = last - first == MAX_BATCH
-        start_s = max(taken_s, coming_s[last - 1]) if full else taken_s + calibration.hold_s
-        padded = (last - first) * tokens[first:last].max()
-        factor = np.exp(sigma * random.standard_normal() - sigma**2 / 2)
-        free_s = start_s + np.interp(padded, _grid(), calibration.token_s) * factor + calibration.worker_s
-        done_s[first:last] = free_s
-        first, batches = last, batches + 1
-    return done_s, batches
+    for stage in (Station(way, seed=seed, name="before"), worker, Station(way, seed=seed, name="after")):
+        flow = stage.advance(flow, inf)
+    return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)], count / worker.statistics()["batches"].sum()
 
 
 def _grid() -> Counts:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from capacity import catalogue, documents, files, planner, references
 from capacity.commands.planning import Request, console, rich_table
 from capacity.errors import InputError, Problem, UnknownNameError
+from capacity.report.cells import Missing
 from capacity.spec.scenario import Scenario
 
 if TYPE_CHECKING:
+    from capacity.report.cells import Table
     from capacity.report.serving import Answer
 
 FORMATS = ("json", "csv", "md", "html")
@@ -156,6 +158,17 @@ def rendered(found: Answer, format_: str) -> str:
     return writers[format_](found)
 
 
+def _narrow(content: Table) -> Table:
+    """Return a table without the columns that do not fit a terminal, or hold nothing but zeros and reasons."""
+    keep = SHOWN.get(content.title.rpartition(": ")[2])
+    hidden = [column.key for column in content.columns if keep and column.key not in keep]
+    for column in content.columns:
+        cells = [row[column.key] for row in content.rows]
+        if len(cells) and all(isinstance(cell, Missing) or cell == 0.0 for cell in cells):
+            hidden.append(column.key)
+    return content.without(*hidden)
+
+
 def _print(found: Answer) -> None:
     from rich.markup import escape
 
@@ -173,9 +186,7 @@ def _print(found: Answer) -> None:
         named = (run, serving.with_errors(latency), pools, outcomes)
         tables += [replace(part, title=f"{shown.name}: {part.title}") for part in named]
     for part in tables:
-        keep = SHOWN.get(part.title.rpartition(": ")[2])
-        hidden = [column.key for column in part.columns if keep and column.key not in keep]
-        screen.print(rich_table(part.without(*hidden)))
+        screen.print(rich_table(_narrow(part)))
     for option in found.options:
         if not option.meets:
             screen.print(f"✗ {escape(serving_sentence.missed(found, option))}", soft_wrap=True)

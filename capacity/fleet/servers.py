@@ -165,7 +165,8 @@ class Batching:
         rules = rules._replace(
             lanes=self.lanes, buckets=len(self.edges) + 1, sequences=self.sequences, max_batch=self.max_batch,
             max_wait_s=float(self.max_wait_s), from_lane=self.waits_from == "lane", padded=self.padded,
-            token_step=float(self.token_step), spread=LOGNORMAL if self.variation else FIXED, sigma=sqrt(log1p(self.variation**2)),
+            token_step=float(self.token_step), spread=LOGNORMAL if self.variation else FIXED,
+            sigma=sqrt(log1p(self.variation**2)),
         )  # fmt: skip
         return rules, times_s, np.array(sorted(self.edges), np.int64), np.zeros(0)
 

@@ -14,7 +14,7 @@ from capacity.spec.scenario import Scenario
 from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.stages import GenerateStage
 from capacity.timing.device import Device
-from capacity.work.decoder_step import Layout, Served, usual_kv_dtype
+from capacity.work.decoder_step import Layout, Served, as_run, usual_kv_dtype
 from capacity.work.models import reading
 
 TAIL = 4.0
@@ -59,7 +59,7 @@ def server(
     varied = stage.output_cv or scenario.resilience.service_variation
     longest = mean.prompt * (1 + TAIL * stage.prompt_cv) + mean.output * (1 + TAIL * varied)
     built = reading(model, int(longest))
-    products = names.dtype(stage.dtype)
+    products = as_run(names.dtype(stage.dtype), device.hardware)
     kv_dtype = stage.kv_dtype or usual_kv_dtype(products, experts=bool(built.layer.experts))
     served = Served(
         model=built, engine=Engine(stage.software), layout=layout(stage, built.layer.experts, tensor),

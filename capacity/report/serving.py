@@ -17,6 +17,8 @@ from capacity.spec.scenario import Scenario
 from capacity.units import text
 
 NOT_MEASURED = "not sampled"
+SMALLEST_ERROR = 1e-4
+"""Standard error ÷ figure below which it is rounding [1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +158,9 @@ def pool_table(option: Serving) -> Table:
 
 
 def latencies(run: Simulated) -> dict[str, Latency]:
-    """Return the latencies of a run by what they are of: everything, each node, first token, each further token."""
-    found = {"end to end": run.end_to_end, **{f"stage {name}": node.latency for name, node in run.nodes.items()}}
-    texts = {"first token (TTFT)": run.ttft, "each further token (TPOT)": run.tpot}
+    """Return the latencies of a run by what they are of: everything, each node, first token, time per further token."""
+    found = {"end to end": run.end_to_end, **{name: node.latency for name, node in run.nodes.items()}}
+    texts = {"TTFT": run.ttft, "TPOT": run.tpot}
     return found | {name: latency for name, latency in texts.items() if latency.count}
 
 
@@ -173,7 +175,7 @@ def latency_table(option: Serving) -> Table:
     for name, node in run.nodes.items():
         gaps_s = figures.between_tokens_s(node, QUANTILES)
         if gaps_s:
-            rows.append(_gaps(f"between tokens (ITL) of {name}", gaps_s, float(figures.numbers(node, "gaps").sum())))
+            rows.append(_gaps("ITL" if len(run.nodes) == 1 else f"ITL of {name}", gaps_s, float(figures.numbers(node, "gaps").sum())))
     return Table("Latency", tuple(columns), tuple(rows))
 
 
@@ -195,7 +197,7 @@ def _gaps(name: str, gaps_s: Mapping[str, float], count: float) -> Row:
 
 
 def with_errors(table: Table) -> Table:
-    """Return a latency table for narrow places: each figure and its standard error in one cell."""
+    """Return a latency table for narrow places: each figure and its standard error, as a share of it, in one cell."""
     pairs = [column for column in table.columns if column.dimension == "seconds" and "_error" not in column.key]
     columns = (table.columns[0], *(Column(column.key, column.label) for column in pairs))
     rows = tuple(
@@ -210,7 +212,10 @@ def _joined(row: Row, key: str) -> str:
     if not isinstance(value, Missing | str) and value < figures.SHORTEST_S:
         return "0 (cached)"
     told = shown(value, "seconds")
-    return told if isinstance(error, Missing | str) else f"{told} ± {shown(error, 'seconds', digits=2)}"
+    if isinstance(error, Missing | str) or isinstance(value, Missing | str) or value <= 0:
+        return told
+    share = error / value
+    return f"{told} ± {shown(share if share > SMALLEST_ERROR else 0.0, 'fraction', digits=2)}"
 
 
 def outcome_table(option: Serving) -> Table:
@@ -221,7 +226,7 @@ def outcome_table(option: Serving) -> Table:
         *(Column(f"{_key(kind)}_fraction", f"{kind.name.capitalize().replace('_', ' ')} [%]", "fraction") for kind in Outcome),
     )  # fmt: skip
     places: dict[str, Mapping[Outcome, int]] = {"whole pipeline": run.outcomes}
-    places |= {f"stage {name}": node.outcomes for name, node in run.nodes.items()}
+    places |= {name: node.outcomes for name, node in run.nodes.items()}
     return Table("Outcomes", columns, tuple(_outcomes(where, counts) for where, counts in places.items()))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from capacity.report import csv_report, serving, serving_sentence
 from capacity.report import markdown as marked
@@ -65,4 +69,33 @@ def _folded(found: Answer, option: Serving) -> str:
 
 
 def html(found: Answer) -> str:
-    raise NotImplementedError
+    """Return the sentence, charts and tables of the first option that ran, as a page that loads nothing."""
+    shown = next((option for option in found.options if option.result is not None), None)
+    return _template().render(
+        answer=found,
+        pieces=serving_sentence.pieces(found),
+        options=serving.options_table(found),
+        option=shown,
+        tables=list(serving.detail_tables(shown)) if shown else [],
+        said=(serving_sentence.kept_up(shown), *serving_sentence.caveats(found, shown)) if shown else (),
+        charts=_charts(found, shown) if shown else [],
+    )
+
+
+def _charts(found: Answer, option: Serving) -> list[tuple[str, Markup]]:
+    """Return each chart with what it shows in words."""
+    from capacity import charts, charts_serving  # noqa: PLC0415  (plotly takes a second to import)
+
+    drawn = charts_serving.drawn(option, found.scenario.objective)
+    parts = zip(drawn, charts.fragments(drawn), strict=True)
+    return [(charts_serving.alt(figure), Markup(part)) for figure, part in parts]  # plotly escapes <, > and / in its data
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    """Return the page's template: every text in it is escaped, an unknown name is an error."""
+    loader = PackageLoader("capacity.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("serving.html.j2")

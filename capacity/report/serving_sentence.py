@@ -79,8 +79,10 @@ def _fewer(found: Answer, best: Serving) -> str:
     left = figures.without_spare_s(best)
     if not isinstance(left, Missing):
         what = f"{found.scenario.objective.percentile} is {text(left, 'seconds')}"
+    elif left.reason == figures.OVERLOADED:
+        what = "the rest does not keep up"
     else:
-        what = "the load is more than what remains can take" if left.reason == figures.OVERLOADED else "none is left"
+        what = f"{' and '.join(pool.name for pool in best.pools if pool.replicas < 2)} has none left"
     return f"with one replica fewer{' in each pool' if len(best.pools) > 1 else ''} and no spare {what}"
 
 

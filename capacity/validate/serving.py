@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from capacity.spec.model import TransformerModel
 from capacity.spec.names import Precision
 from capacity.timing.band import Basis, Estimate
 from capacity.validate.kind import Array, Context, Kind, Predicted
-from capacity.work.decoder_step import HALF, Layout, Served, usual_kv_dtype
+from capacity.work.decoder_step import HALF, Layout, Served, as_run, usual_kv_dtype
 from capacity.work.models import architecture
 
 MILLISECONDS = 1e3
@@ -88,8 +88,12 @@ class Row:
         engine = self.served.engine
         limits = {name: self.number(name, 0.0) or None for name in ("max_num_seqs", "max_num_batched_tokens")}
         sequences, tokens = (int(value) if value else None for value in limits.values())
+        served = replace(
+            self.served, products=as_run(self.served.products, device.hardware),
+            expert_products=as_run(self.served.expert_products, device.hardware),
+        )  # fmt: skip
         return Server(
-            served=self.served, device=device, context=int(longest),
+            served=served, device=device, context=int(longest),
             engine=engine_step.chosen(context.shared.serving_engines, engine.family, engine.version),
             max_sequences=sequences, max_batched_tokens=tokens,
             given_kv_tokens=self.number("kv_cache_tokens", 0.0) or None,

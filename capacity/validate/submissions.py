@@ -11,10 +11,9 @@ import pandas as pd
 
 from capacity import catalogue
 from capacity.errors import CapacityError, UnknownNameError
-from capacity.fleet import equilibrium
 from capacity.phases import engine_step
 from capacity.phases.server import Server
-from capacity.phases.step_table import Texts
+from capacity.phases.step_table import StepTable, Texts
 from capacity.spec import names
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import DlrmModel, HstuModel, TransformerModel
@@ -135,6 +134,16 @@ def precision(values: Values, hardware: Hardware) -> str:
     return usual if told in {"fp32", "fp16", "bf16"} else told
 
 
+def saturated_rate(table: StepTable, texts: Texts, slots: float) -> float:
+    """Return the texts per second of a server that always has `slots` texts in service [1/s].
+
+    Each step advances all of them and reads as many prompts as end; a step's limit of new tokens lowers their number.
+    """
+    unread = texts.prompt / texts.steps
+    count = min(slots, (len(table.linear_s) - 1) / (texts.beams + unread))
+    return count / (texts.steps * table.step_s(texts, count * texts.beams, count * unread))
+
+
 def text_s(found: Task, values: Values, systems: float, context: Context) -> Estimate:
     """Return the time that one text takes of a device when as many as fit are served at once [s].
 
@@ -162,7 +171,7 @@ def text_s(found: Task, values: Values, systems: float, context: Context) -> Est
         )  # fmt: skip
         slots = min(server.kv_tokens / texts.kv_tokens, MOST_SEQUENCES / found.beams)
         if slots >= FEWEST_SLOTS:
-            rates.append(equilibrium.most_rate(server.table, texts, slots) / tensor)
+            rates.append(saturated_rate(server.table, texts, slots) / tensor)
         if len(rates) == 2:
             break
     if not rates:

@@ -6,11 +6,11 @@ attention is apart, because sequences that decode and prompts that are read need
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from capacity.spec.hardware import DTYPE_BYTES
+from capacity.spec.hardware import DTYPE_BYTES, Hardware
 from capacity.spec.names import Engine, Precision
 from capacity.work.architecture import Layer, Transformer
 from capacity.work.expert_layer import ExpertLayer
@@ -101,6 +101,16 @@ class Served:
 
 
 Work = tuple[Operation | ExpertLayer, ...]
+
+
+def as_run(precision: Precision, hardware: Hardware) -> Precision:
+    """Return the precision that a device really multiplies in: without units for a narrow dtype, 16 bits.
+
+    What is stored narrow is then unpacked on the way, as Marlin's kernels do.
+    """
+    if hardware.rate(precision.compute) is not None:
+        return precision
+    return replace(precision, compute=HALF.compute, activation=HALF.compute)
 
 
 def usual_kv_dtype(products: Precision, *, experts: bool) -> str:

@@ -11,8 +11,8 @@ from capacity.pages import session, show, sidebar
 
 FOLDER = Path(pages.__file__).parent
 PAGES = {
-    "plan": "Plan", "hardware": "Hardware", "scenario": "Scenario", "accuracy": "Calibration and accuracy",
-    "method": "How sure is this",
+    "plan": "Plan", "serving": "Serving", "hardware": "Hardware", "scenario": "Scenario",
+    "accuracy": "Calibration and accuracy", "method": "How sure is this",
 }  # fmt: skip
 
 st.set_page_config(page_title="Capacity planner", page_icon=show.ICON, layout="wide")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -53,7 +54,9 @@ def latency_curve(points: Sequence[Point], objective: Objective, name: str) -> F
         hovertemplate="%{x:.3g}/s: %{y:.3g} ms<br>%{hovertext}",
     )  # fmt: skip
     limit = text(objective.latency, "seconds")
-    figure.add_hline(y=objective.latency * MS_PER_S, line_dash="dash", line_color=INK, annotation_text=f"objective {limit}")
+    figure.add_hline(
+        y=objective.latency * MS_PER_S, line_dash="dash", line_color=INK, annotation_text=f"objective {limit}"
+    )
     figure.update_yaxes(type="log")
     figure = styled(figure, f"Latency against load: {name} (✕ overloaded)", "Rate [requests/s]", "Latency [ms]")
     held = [point.rate for point in points if point.tail_s <= objective.latency and point.state != "overloaded"]
@@ -80,7 +83,13 @@ def course(run: Simulated, objective: Objective, fleets: int, name: str) -> Figu
         )  # fmt: skip
     for label, values, dash in (("p99", line.p99_s, "solid"), ("p50", line.p50_s, "dot")):
         figure.add_scatter(
-            name=label, x=hours, y=values * MS_PER_S, mode="lines", line={"color": PALETTE[2], "dash": dash}, row=3, col=1
+            name=label,
+            x=hours,
+            y=values * MS_PER_S,
+            mode="lines",
+            line={"color": PALETTE[2], "dash": dash},
+            row=3,
+            col=1,
         )
     figure.add_hline(y=objective.latency * MS_PER_S, line_dash="dash", line_color=INK, row=3, col=1)
     figure = styled(figure, f"The run of {name} (dashed: objective)", "", "")
@@ -89,7 +98,9 @@ def course(run: Simulated, objective: Objective, fleets: int, name: str) -> Figu
     figure.update_xaxes(title=f"Time [{unit}]", row=3, col=1)
     worst = np.nanmax(line.p99_s) if np.isfinite(line.p99_s).any() else 0.0
     most = text(float(line.arrivals_per_s.max() * fleets), "per second")
-    return _described(figure, f"Requests come at up to {most}; p99 of a part of the run is at most {text(worst, 'seconds')}.")
+    return _described(
+        figure, f"Requests come at up to {most}; p99 of a part of the run is at most {text(worst, 'seconds')}."
+    )
 
 
 def _clock(line: Timeline) -> tuple[str, float]:
@@ -103,28 +114,42 @@ def waterfall(option: Serving) -> Figure:
     run = figures.run_of(option)
     parts = way(run)
     figure = go.Figure()
-    for kind, pattern in (("queue", "/"), ("service", "")):
+    bars = {
+        "queue": ("/", [part.from_s for part in parts], [part.queue_s for part in parts]),
+        "service": ("", [part.from_s + part.queue_s for part in parts], [part.service_s for part in parts]),
+    }
+    for kind, (pattern, from_s, lasts_s) in bars.items():
         figure.add_bar(
-            orientation="h", name=kind, y=[part[0] for part in parts],
-            base=[(part[1] + (part[2] if kind == "service" else 0.0)) * MS_PER_S for part in parts],
-            x=[part[2 if kind == "queue" else 3] * MS_PER_S for part in parts],
+            orientation="h", name=kind, y=[part.name for part in parts], base=[time_s * MS_PER_S for time_s in from_s],
+            x=[time_s * MS_PER_S for time_s in lasts_s],
             marker={"color": PART_COLORS[kind], "pattern": {"shape": pattern}},
-            hovertext=[text(part[2 if kind == "queue" else 3], "seconds") for part in parts],
-            hovertemplate="%{y}: %{hovertext}",
+            hovertext=[text(time_s, "seconds") for time_s in lasts_s], hovertemplate="%{y}: %{hovertext}",
         )  # fmt: skip
     figure.update_layout(barmode="overlay")
     figure.update_yaxes(autorange="reversed")
     figure = styled(figure, f"A mean request on {option.name} (hatched: queue)", "Time since arrival [ms]", "")
-    words = "; ".join(f"{name}: waits {text(queue, 'seconds')}, served in {text(work, 'seconds')}" for name, _, queue, work in parts)
-    return _described(figure, f"{words}.")
+    words = [
+        f"{part.name} waits {text(part.queue_s, 'seconds')} and is served in {text(part.service_s, 'seconds')}"
+        for part in parts
+    ]
+    return _described(figure, f"A mean request: {'; '.join(words)}.")
 
 
-def way(run: Simulated) -> list[tuple[str, float, float, float]]:
-    """Return each stage's name, when a mean request enters it, how long it waits there and how long it is served [s].
+class Part(NamedTuple):
+    """A stage on the way of a mean request: when it enters, how long it waits, how long it is served [s]."""
+
+    name: str
+    from_s: float
+    queue_s: float
+    service_s: float
+
+
+def way(run: Simulated) -> list[Part]:
+    """Return the stages on the way of a mean request.
 
     Where requests were recorded, their entries are used; else stages are taken one after the other.
     """
-    found, at_s = [], 0.0
+    found, at_s = list[Part](), 0.0
     for name, node in run.nodes.items():
         if not node.latency.count:
             continue
@@ -132,7 +157,7 @@ def way(run: Simulated) -> list[tuple[str, float, float, float]]:
         if run.records is not None and len(run.records.requests):
             entered_s = run.records.entered_s[name] - run.records.requests.arrival_s
             at_s = float(np.nanmean(entered_s)) if np.isfinite(entered_s).any() else at_s
-        found.append((name, at_s, wait_s, node.latency.mean.value - wait_s))
+        found.append(Part(name, at_s, wait_s, node.latency.mean.value - wait_s))
         at_s += node.latency.mean.value
     return found
 

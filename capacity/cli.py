@@ -118,7 +118,7 @@ def simulate(
         Path | None, typer.Option(help="CSV or JSONL to replay: arrival_s, input_tokens, output_tokens.")
     ] = None,
     replicas: Annotated[list[str] | None, typer.Option("--replicas", help="POOL=N: a fixed fleet; repeatable.")] = None,
-    size: Annotated[bool, typer.Option("--size/--no-size", help="Size by simulation, or take the closed form's.")] = True,
+    size: Annotated[bool, typer.Option("--size/--no-size", help="Size by simulation, or as the closed form.")] = True,
     output: Annotated[Path | None, typer.Option("--output", "-O", help="File: .json, .csv, .md or .html.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -128,7 +128,9 @@ def simulate(
     """
     from capacity.commands import planning, simulating
 
-    request = planning.Request.of(scenario, hardware, [*(override or ()), *(domain or ())], settings, calibration, today)
+    request = planning.Request.of(
+        scenario, hardware, [*(override or ()), *(domain or ())], settings, calibration, today
+    )
     wish = simulating.Wish(
         requests=requests, seed=seed, day=day, size=size, trace=trace, replicas=tuple(replicas or ()), output=output,
         as_json=as_json,

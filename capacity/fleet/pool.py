@@ -9,12 +9,11 @@ from functools import cached_property
 from typing import Literal
 
 from capacity.errors import CapacityError
-from capacity.fleet.equilibrium import Steady, most_rate
+from capacity.fleet.equilibrium import Course, Steady, course
 from capacity.fleet.sizing import GenerateLoad, Load, PoolLoad
 from capacity.phases import generate, memory, serving_step
 from capacity.phases.server import Server
 from capacity.phases.serving_step import Context
-from capacity.phases.step_table import StepTable
 from capacity.plan import Violation
 from capacity.spec.model import TransformerModel
 from capacity.spec.serving import Pool as PoolSpec
@@ -132,15 +131,22 @@ class Pool:
         errors = {f"{stage.software} steps on {self.device.hardware.id}": table.log_sigma}
         return Estimate(table.request_s(texts, sequences) * self.slowed, errors, table.basis)
 
+    @cached_property
+    def _services(self) -> dict[int, Estimate]:
+        return {}
+
     def service(self, requests: int) -> Estimate:
         """Return the time of one batch through every stage that runs on the device [s]."""
-        return total(self.stage_time(stage, requests) for stage in self.stages if not isinstance(stage, HostStage))
+        if requests not in self._services:
+            work = [stage for stage in self.stages if not isinstance(stage, HostStage)]
+            self._services[requests] = total(self.stage_time(stage, requests) for stage in work)
+        return self._services[requests]
 
     def running(self, replicas: int, rate: float, batch: int) -> int:
         """Return the requests that a replica works on at once: the batch, or where continuous batching settles."""
         load = self._generate_load(0.0) if self.generates else None
         found = load.steady(replicas, rate) if load else None
-        return max(1, round(found.sequences / load.texts.beams)) if found and load else batch
+        return max(1, round(found.sequences / load.course.texts.beams)) if found and load else batch
 
     def load(self, level: int, shift: float = 0.0) -> Load:
         """Return the pool's load with its step time moved by `shift` standard deviations."""
@@ -159,9 +165,7 @@ class Pool:
         stage = self.generates
         if stage is None:
             raise CapacityError(f"pool {self.name} generates nothing")
-        table: StepTable = self.server.table.scaled(self.slowed * math.exp(shift * self.server.table.log_sigma))
-        texts = generate.texts(stage, self.context.scenario)
-        slots = self.server.slots(texts)
+        texts, slots = self._course.texts, self.server.slots(self._course.texts)
         variation = stage.output_cv or self.context.scenario.resilience.service_variation
         adds = self.server.engine
 
@@ -170,10 +174,18 @@ class Pool:
             return adds.visible + running + adds.visible_token * texts.prompt
 
         return GenerateLoad(
-            name=self.name, table=table, texts=texts, slots=slots, service_scv=variation**2, seen=seen_s,
-            share=self.reaching * (1 - self.context.hit_rate(stage)), replica_rate=most_rate(table, texts, slots), host_s=self.host_s,
-            devices_per_replica=self.devices_per_replica,
+            name=self.name, course=self._course.slowed(math.exp(shift * self.server.table.log_sigma)), slots=slots,
+            service_scv=variation**2, seen=seen_s, share=self.reaching * (1 - self.context.hit_rate(stage)),
+            host_s=self.host_s, devices_per_replica=self.devices_per_replica,
         )  # fmt: skip
+
+    @cached_property
+    def _course(self) -> Course:
+        """How the load of an LLM's replica goes with the sequences in service."""
+        if self.generates is None:
+            raise CapacityError(f"pool {self.name} generates nothing")
+        texts = generate.texts(self.generates, self.context.scenario)
+        return course(self.server.table.scaled(self.slowed), texts, self.server.slots(texts))
 
     @property
     def slowed(self) -> float:

@@ -108,7 +108,8 @@ def fewest(pools: Sequence[Pool], scenario: Scenario) -> Choice:
 
 def _levels(pools: Sequence[Pool]) -> list[int]:
     """Return the batch sizes to try, smallest first; a pool stays at the largest batch that fits it."""
-    return batch_sizes(max(pool.largest_batch for pool in pools))
+    batched = [pool.largest_batch for pool in pools if pool.generates is None]
+    return batch_sizes(max(batched, default=1))
 
 
 def _loads(pools: Sequence[Pool], level: int, shift: float = 0.0) -> list[Load]:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from capacity.fleet.equilibrium import Steady, steady
+from capacity.fleet.equilibrium import Course, Steady
 from capacity.fleet.queueing import Service, Wait, quantile, waiting
-from capacity.phases.step_table import StepTable, Texts
 
 MOST_REPLICAS = 200_000
 
@@ -97,12 +96,10 @@ class GenerateLoad:
     """A pool of an LLM engine with continuous batching: requests join and leave the batch at every step."""
 
     name: str
-    table: StepTable
-    texts: Texts
+    course: Course
+    """How a replica's load goes with the sequences in service."""
     slots: float
     """Requests that run at once on one replica."""
-    replica_rate: float
-    """Requests per second of those that reach it at which one replica saturates, see `equilibrium.most_rate`."""
     service_scv: float
     """Of a request's time in service: its output's length varies."""
     share: float = 1.0
@@ -115,16 +112,15 @@ class GenerateLoad:
     @property
     def alone_s(self) -> float:
         """Time of a request on an idle replica [s]."""
-        return self.table.request_s(self.texts, float(self.texts.beams))
+        return self.course.table.request_s(self.course.texts, float(self.course.texts.beams))
 
     def most_rate(self) -> float:
         """Return the requests per second at which one replica saturates."""
-        return self.replica_rate / self.share if self.share else math.inf
+        return self.course.most_rate / self.share if self.share else math.inf
 
     def steady(self, replicas: int, rate: float) -> Steady | None:
         """Return where each replica settles, or None where its slots or its steps cannot carry the load."""
-        found = steady(self.table, self.texts, self.share * rate / replicas)
-        return None if found is None or found.sequences > self.slots * self.texts.beams else found
+        return self.course.steady(self.share * rate / replicas)
 
     def latency(self, replicas: int, rate: float) -> Latency:
         """Return the latency of what reaches the pool: slots are servers, their time that of the steady batch."""
@@ -173,15 +169,23 @@ class Miss:
 
 def fleet(pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -> Fleet:
     """Return how `replicas` of each pool do at the peak rate."""
-    parts = {pool.name: pool.latency(replicas[pool.name], demand.rate) for pool in pools}
-    fixed = sum(part.forming_s for part in parts.values()) + sum(pool.host_s for pool in pools)
-    waits = [part.wait for part in parts.values()]
-    service = _service([part.service for part in parts.values()])
+    parts = _parts(pools, replicas, demand)
     used = {pool.name: demand.rate / pool.most_rate() / replicas[pool.name] for pool in pools}
     return Fleet(
         replicas=dict(replicas), latency=parts, utilization=used,
-        quantile_s=fixed + quantile(service, waits, demand.quantile), median_s=fixed + quantile(service, waits, 0.5),
+        quantile_s=_tail_s(pools, parts, demand.quantile), median_s=_tail_s(pools, parts, 0.5),
     )  # fmt: skip
+
+
+def _parts(pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -> dict[str, Latency]:
+    return {pool.name: pool.latency(replicas[pool.name], demand.rate) for pool in pools}
+
+
+def _tail_s(pools: Sequence[Load], parts: Mapping[str, Latency], share: float) -> float:
+    """Return the time within which `share` of the requests are through all pools [s]."""
+    fixed = sum(part.forming_s for part in parts.values()) + sum(pool.host_s for pool in pools)
+    service = _service([part.service for part in parts.values()])
+    return fixed + quantile(service, [part.wait for part in parts.values()], share)
 
 
 def _service(parts: Sequence[Service]) -> Service:
@@ -219,17 +223,18 @@ def sized(pools: Sequence[Load], demand: Demand, given: Mapping[str, int] | None
     fixed = given or {}
     replicas = {pool.name: fixed.get(pool.name, least(pool, stressed.rate)) for pool in pools}
     open_pools = [pool for pool in pools if pool.name not in fixed]
-    best = float("inf")
+    best = before_s = float("inf")
     while sum(replicas.values()) <= MOST_REPLICAS:
-        now = fleet(pools, replicas, stressed)
-        best = min(best, now.quantile_s)
-        if now.quantile_s <= demand.latency_s:
+        now_s = _tail_s(pools, _parts(pools, replicas, stressed), stressed.quantile)
+        best = min(best, now_s)
+        if now_s <= demand.latency_s:
             return _checked(fleet(pools, replicas, demand), demand)
         if not open_pools:
-            return Miss("the objective with the replicas that are given", now.quantile_s, demand.latency_s)
-        choice = min(open_pools, key=lambda pool: _after(pool, pools, replicas, stressed))
-        if _after(choice, pools, replicas, stressed) >= now.quantile_s * 0.9999:
+            return Miss("the objective with the replicas that are given", now_s, demand.latency_s)
+        if now_s >= before_s * 0.9999 and math.isfinite(now_s):
             return Miss(f"{demand.quantile:.0%} of the requests within the objective", best, demand.latency_s)
+        before_s = now_s
+        choice = max(open_pools, key=lambda pool: _gain_s(pool, replicas[pool.name], stressed))
         replicas[choice.name] += _stride(replicas[choice.name])
     return Miss(f"fewer than {MOST_REPLICAS:,} replicas", best, demand.latency_s)
 
@@ -238,10 +243,14 @@ def _stride(replicas: int) -> int:
     return max(1, replicas // 100)
 
 
-def _after(pool: Load, pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -> float:
-    """Return the tail latency after adding replicas to one pool."""
-    more = {**replicas, pool.name: replicas[pool.name] + _stride(replicas[pool.name])}
-    return fleet(pools, more, demand).quantile_s
+def _gain_s(pool: Load, replicas: int, demand: Demand) -> float:
+    """Return how much sooner requests are through one pool if it gets more replicas, for each device of theirs [s]."""
+    more = _stride(replicas)
+    now, then = (pool.latency(count, demand.rate) for count in (replicas, replicas + more))
+    now_s, then_s = (part.forming_s + part.wait.quantile(demand.quantile) + part.service.mean_s for part in (now, then))
+    if not math.isfinite(now_s):
+        return math.inf
+    return (now_s - then_s) / (more * pool.devices_per_replica)
 
 
 def _checked(found: Fleet, demand: Demand) -> Fleet | Miss:

@@ -6,11 +6,11 @@ Each key holds the day (prices age) and a stamp of the files, so an edited YAML 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -29,7 +29,13 @@ from capacity.spec.scenario import Scenario
 from capacity.timing import transfer
 from capacity.timing.device import Device
 
+if TYPE_CHECKING:
+    from capacity.fleet.served import Point, Serving
+    from capacity.fleet.simulated import Latency, Simulated
+
 Stamp = tuple[int, int]
+RECORDED = 1000
+"""Requests recorded one by one: enough to tell when a mean request enters each stage."""
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
 
 
@@ -186,3 +192,57 @@ def _table(content: bytes, name: str) -> pd.DataFrame:
 def long_csv(found: Validation) -> str:
     """Return every row with its prediction as CSV."""
     return str(found.frame.to_csv(index=False))
+
+
+def served(view: View, hardware: str, *, day: bool = False) -> Serving:
+    """Return one device of a view simulated at peak, or through a day."""
+    return _served(_asked(view), hardware, day, stamp(), date.today())
+
+
+def _asked(view: View) -> View:
+    """Return the part of a view that a simulation depends on."""
+    return replace(view.question, option="", hardware=(), requests=view.requests, seed=view.seed)
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _served(view: View, hardware: str, day: bool, at: Stamp, today: date) -> Serving:
+    from capacity import simulation  # noqa: PLC0415  (numba takes a second to import; other pages need none)
+    from capacity.fleet.served import REQUESTS, Question  # noqa: PLC0415
+
+    found = _scenario(view.question, at)
+    everything = day or found.traffic.trace is not None or bool(found.traffic.load)
+    question = Question(
+        requests=None if everything else int(view.requests or REQUESTS), seed=int(view.seed or 0), day=day,
+        band=not day, keep=RECORDED,
+    )  # fmt: skip
+    (option,) = simulation.simulated(found, planner.inputs(found, today=today), question, (hardware,))
+    return replace(option, result=_lean(option.result), slow=_lean(option.slow), fast=_lean(option.fast))
+
+
+def _lean(run: Simulated | None) -> Simulated | None:
+    """Return a run without its histograms, which take megabytes each and are not drawn."""
+    from capacity.fleet.histogram import Histogram  # noqa: PLC0415
+
+    nothing = Histogram.empty(1, 0)
+
+    def bare(latency: Latency) -> Latency:
+        return replace(latency, histogram=nothing)
+
+    if run is None:
+        return None
+    nodes = {name: replace(node, latency=bare(node.latency)) for name, node in run.nodes.items()}
+    return replace(run, end_to_end=bare(run.end_to_end), ttft=bare(run.ttft), tpot=bare(run.tpot), nodes=nodes)
+
+
+def curve(view: View, hardware: str) -> tuple[Point, ...]:
+    """Return how the latency of a device's fleet grows with the rate."""
+    return _curve(_asked(view), hardware, stamp(), date.today())
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _curve(view: View, hardware: str, at: Stamp, today: date) -> tuple[Point, ...]:
+    from capacity import simulation  # noqa: PLC0415
+
+    found = _scenario(view.question, at)
+    option = _served(view, hardware, False, at, today)
+    return simulation.curve(found, planner.inputs(found, today=today), option, int(view.seed or 0))

@@ -23,10 +23,12 @@ from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
 
 EXAMPLE = "cross-encoder-rerank"
-PARAMETERS = ("scenario", "override", "set", "hardware", "option", "device", "kernel", "kind", "yaml")
-SINGLE = ("scenario", "option", "device", "kernel", "kind", "yaml")
-SHOWN = ("device", "kernel", "kind")
+SHOWN = ("device", "kernel", "kind", "requests", "seed", "day")
 """What only chooses what a page shows: the scenario and its plan do not depend on it."""
+PARAMETERS = ("scenario", "override", "set", "hardware", "option", *SHOWN, "yaml")
+SINGLE = ("scenario", "option", *SHOWN, "yaml")
+NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1)}
+"""Least and most of what the Serving page simulates: larger runs belong to the command line."""
 MOST_VALUES = 200
 LONGEST_VALUE = 2000
 LONGEST_TEXT = 200_000
@@ -61,13 +63,17 @@ class View:
     """Kernel family shown; empty means the first one."""
     kind: str = ""
     """Kind of measurement table to be uploaded; empty means the first one."""
+    requests: str = ""
+    seed: str = ""
+    day: str = ""
+    """What the Serving page simulates; "1" for a day; empty means the usual."""
     text: str = ""
     """YAML of an uploaded scenario."""
 
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        return replace(self, device="", kernel="", kind="")
+        return replace(self, device="", kernel="", kind="", requests="", seed="", day="")
 
 
 def default() -> View:
@@ -246,6 +252,8 @@ def _names(found: Scenario) -> Iterable[str]:
         name = getattr(part, "model", None)
         if name:
             yield str(name)
+    if found.traffic.trace is not None:
+        yield f"./{found.traffic.trace}"  # a name without a folder is a file too
     yield found.pricing.rates
     yield from found.hardware
 
@@ -353,7 +361,7 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
         Problem("URL parameter 'hardware'", str(UnknownNameError("hardware", name, names))) for name in unknown
     ]
     kept = replace(kept, hardware=tuple(name for name in view.hardware if name in names), option=view.option)
-    kept = replace(kept, device=view.device, kernel=view.kernel, kind=view.kind)
+    kept = replace(kept, **{name: getattr(view, name) for name in SHOWN})
     if kept.device not in {"", *names}:
         names |= set(candidates(kept))
     kept = _shown(kept, names, problems)
@@ -364,16 +372,18 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
 
 
 def _shown(view: View, known_hardware: set[str], problems: list[Problem]) -> View:
-    """Return the view without a device or a kind of table that does not exist; kernel families depend on the device."""
+    """Return the view without what does not exist; kernel families depend on the device."""
     wrong = {
         name: str(UnknownNameError(name, value[:60], known))
         for name, value, known in (("device", view.device, known_hardware), ("kind", view.kind, set(KINDS)))
         if value and value not in known
     }
+    for name, (least, most) in NUMBERS.items():
+        value = getattr(view, name)
+        if value and not (value.isdecimal() and least <= int(value) <= most):
+            wrong[name] = f"{value[:60]!r} is no whole number from {least} to {most:,}"
     problems += [Problem(f"URL parameter {name!r}", what) for name, what in wrong.items()]
-    return replace(
-        view, device="" if "device" in wrong else view.device, kind="" if "kind" in wrong else view.kind
-    )  # fmt: skip
+    return replace(view, **{name: getattr(default(), name) for name in wrong})
 
 
 def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:

@@ -25,6 +25,8 @@ from capacity.work.operations import Amount, Attention, Collective, Gemm, Operat
 
 CONTEXTS, STARTS, QUERIES = 64, 16, 64
 """Cells of the tables by mean context, by tokens before a prompt chunk, and by its new tokens."""
+TIMED_CONTEXTS, TIMED_QUERIES = 11, 24
+"""Of these, so many are timed and the others interpolated: kernels are smooth there."""
 KNOTS_PER_DOUBLING = 4
 Kernels = Iterable[Operation | ExpertLayer]
 
@@ -58,9 +60,9 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     pace = engine.kernels * whole
     linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(pace)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
-    contexts = np.linspace(1, limits.context, CONTEXTS + 1)
+    contexts = _spread(limits.context, TIMED_CONTEXTS)
     decode = _attention(served, device, "decode", np.ceil(sequences[1:, None] / groups), 1.0, contexts[None, :])
-    chunks = np.maximum(np.linspace(0, limits.tokens, QUERIES + 1)[:, None], 1.0)
+    chunks = _spread(limits.tokens, TIMED_QUERIES)[:, None]
     starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
     projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(pace)
@@ -68,9 +70,9 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     carried = max((float(np.max(size)) for name, size in step.errors.items() if name.startswith("carried")), default=0)
     return StepTable(
         linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * groups * (tokens > 0)),
-        decode_s=_rows(sequences, np.vstack([np.zeros(contexts.size), decode.value * whole * groups])),
+        decode_s=_rows(sequences, np.vstack([np.zeros(CONTEXTS + 1), _even(contexts, decode.value * whole * groups, CONTEXTS)])),
         context_step=limits.context / CONTEXTS,
-        prefill_s=np.asarray(prefill.value * whole) * (np.arange(QUERIES + 1)[:, None] > 0),
+        prefill_s=_even(chunks[:, 0], (prefill.value * whole).T, QUERIES).T * (np.arange(QUERIES + 1)[:, None] > 0),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
         host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
@@ -152,6 +154,17 @@ def _knots(most: int) -> Array:
     doublings = np.log2(max(most, 2))
     grid = 2 ** np.linspace(0, doublings, int(np.ceil(doublings * KNOTS_PER_DOUBLING)) + 1)
     return np.unique(np.r_[0.0, np.rint(grid), float(most)])
+
+
+def _spread(most: int, points: int) -> Array:
+    """Return `points` lengths from 1 to `most`, closer together where they are short."""
+    return np.asarray(np.linspace(1.0, np.sqrt(most), points) ** 2)
+
+
+def _even(lengths: Array, values: Amount, cells: int) -> Array:
+    """Return values known at `lengths` (along the last axis) at equal steps up to the longest, `cells` of them."""
+    grid = np.linspace(0, lengths[-1], cells + 1)
+    return np.stack([np.interp(grid, lengths, row) for row in np.atleast_2d(values)])
 
 
 def _from_zero(values: Amount, shape: tuple[int, ...]) -> Array:

@@ -41,6 +41,10 @@ from capacity.work.operations import Amount, Attention, Collective, Gather, Oper
 from capacity.work.padding import Lengths, Padded, padded
 
 Models = Mapping[str, Model]
+READ_S = {"cpu": 1e-7}
+"""Latency of a read of main memory that another one waits for [s] (assumed; pointer chases show 0.08 to 0.13 µs)."""
+DEVICE_READ_S = 5e-7
+"""The same on accelerators (assumed; 0.27 µs near, Luo et al. 2024, arXiv:2402.13499, 0.7 µs across a large table)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,16 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
         return total([_step(device, prefill, context), _step(device, decode, context)])
-    return _step(device, operations(stage, working, context), context)
+    step = _step(device, operations(stage, working, context), context)
+    walks = isinstance(stage, RetrieveStage) and stage.index == "hnsw"
+    return total([step, _walk(stage, device, context).scaled(1 + 0.0 * requests)]) if walks else step
+
+
+def _walk(stage: RetrieveStage, device: Device, context: Context) -> Estimate:
+    """Return how long a search of a graph waits for reads: at each node its neighbors' numbers, then their vectors [s]."""
+    graph = index(stage, context)
+    hops = graph.breadth + retrieval.GRAPH_HOPS if isinstance(graph, retrieval.GraphIndex) else 0
+    return Estimate(2.0 * hops * READ_S.get(device.hardware.kind, DEVICE_READ_S), {"read latency": 0.4}, "assumed")
 
 
 def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from capacity.fleet.flow import Outcome
-from capacity.fleet.served import PoolServing, Question, Serving
+from capacity.fleet.served import Question, Serving
 from capacity.fleet.simulated import QUANTILES, Latency, Simulated
 from capacity.report import serving_figures as figures
 from capacity.report.cells import Cell, Column, Missing, Row, Table, finite, shown
@@ -107,6 +107,7 @@ def replicas_text(option: Serving) -> str:
 
     Examples
     --------
+    >>> from capacity.fleet.served import PoolServing
     >>> pool = PoolServing(
     ...     name="rank", node="rank", replicas=6, spare=1, closed_form=5, floor=2.0, devices_per_replica=1,
     ...     utilization=0.5, batch=8,
@@ -150,7 +151,8 @@ def pool_table(option: Serving) -> Table:
             "closed_form_replicas": float(pool.closed_form), "floor_replicas": pool.floor,
             "devices_per_replica": float(pool.devices_per_replica), "devices": float(pool.devices),
             "utilization_fraction": finite(pool.utilization, "unknown"), "busy_fraction": figures.busy(node),
-            "largest_batch_requests": float(pool.batch), "mean_batch": figures.mean_batch(node),
+            "largest_batch_requests": Missing("as many as fit") if pool.kv_blocks else float(pool.batch),
+            "mean_batch": figures.mean_batch(node),
             "kv_mean_fraction": float(kv[0].mean()) if kv else none,
             "kv_most_fraction": float(kv[1].max()) if kv else none,
         })  # fmt: skip
@@ -175,14 +177,20 @@ def latency_table(option: Serving) -> Table:
     for name, node in run.nodes.items():
         gaps_s = figures.between_tokens_s(node, QUANTILES)
         if gaps_s:
-            rows.append(_gaps("ITL" if len(run.nodes) == 1 else f"ITL of {name}", gaps_s, float(figures.numbers(node, "gaps").sum())))
+            rows.append(
+                _gaps(
+                    "ITL" if len(run.nodes) == 1 else f"ITL of {name}",
+                    gaps_s,
+                    float(figures.numbers(node, "gaps").sum()),
+                )
+            )
     return Table("Latency", tuple(columns), tuple(rows))
 
 
 def _latency(name: str, latency: Latency) -> Row:
     cells: dict[str, Cell] = {"name": name, "requests": float(latency.count)}
-    for key, sampled in {"mean": latency.mean, **latency.quantiles}.items():
-        key = key.replace(".", "_")
+    for label, sampled in {"mean": latency.mean, **latency.quantiles}.items():
+        key = label.replace(".", "_")
         cells[f"{key}_s"] = finite(sampled.value, figures.TOO_FEW)
         cells[f"{key}_error_s"] = figures.error_of(sampled)
     return cells
@@ -190,8 +198,8 @@ def _latency(name: str, latency: Latency) -> Row:
 
 def _gaps(name: str, gaps_s: Mapping[str, float], count: float) -> Row:
     cells: dict[str, Cell] = {"name": name, "requests": count}
-    for key, value_s in gaps_s.items():
-        key = key.replace(".", "_")
+    for label, value_s in gaps_s.items():
+        key = label.replace(".", "_")
         cells |= {f"{key}_s": value_s, f"{key}_error_s": Missing(NOT_MEASURED)}
     return cells
 
@@ -204,7 +212,7 @@ def with_errors(table: Table) -> Table:
         {table.columns[0].key: row[table.columns[0].key], **{column.key: _joined(row, column.key) for column in pairs}}
         for row in table.rows
     )
-    return Table(f"{table.title} (± standard error)", columns, rows)
+    return Table(f"{table.title} (± standard error, % of it)", columns, rows)
 
 
 def _joined(row: Row, key: str) -> str:
@@ -215,15 +223,16 @@ def _joined(row: Row, key: str) -> str:
     if isinstance(error, Missing | str) or isinstance(value, Missing | str) or value <= 0:
         return told
     share = error / value
-    return f"{told} ± {shown(share if share > SMALLEST_ERROR else 0.0, 'fraction', digits=2)}"
+    return f"{told} ±{shown(share if share > SMALLEST_ERROR else 0.0, 'fraction', digits=2).replace(' ', '')}"
 
 
 def outcome_table(option: Serving) -> Table:
     """Return how the measured requests left the pipeline and each node, as shares."""
     run = figures.run_of(option)
+    kinds = {kind: kind.name.capitalize().replace("_", " ") for kind in Outcome}
     columns = (
         Column("where", "Where"), Column("requests", "Requests", "whole"),
-        *(Column(f"{_key(kind)}_fraction", f"{kind.name.capitalize().replace('_', ' ')} [%]", "fraction") for kind in Outcome),
+        *(Column(f"{_key(kind)}_fraction", f"{name} [%]", "fraction") for kind, name in kinds.items()),
     )  # fmt: skip
     places: dict[str, Mapping[Outcome, int]] = {"whole pipeline": run.outcomes}
     places |= {name: node.outcomes for name, node in run.nodes.items()}

@@ -1,4 +1,4 @@
-"""The numbers of simulated serving that no record holds: ends of a band, what a node's statistics say, where time goes."""
+"""Numbers of simulated serving that no record holds: ends of a band, what a node's statistics say, where time goes."""
 
 from __future__ import annotations
 
@@ -116,8 +116,10 @@ def between_tokens_s(node: NodeResult, shares: Mapping[str, float]) -> dict[str,
 
 
 def usd(option: Serving, field: str) -> Number:
-    """Return a cost of an option by its field in `UnitCost` [USD]; missing without a price, or where nothing is served."""
-    return Missing(NO_PRICE) if option.cost is None else finite(getattr(option.cost, field), "nothing to set it against")
+    """Return a cost by its field in `UnitCost` [USD]; missing without a price, or where nothing is served."""
+    return (
+        Missing(NO_PRICE) if option.cost is None else finite(getattr(option.cost, field), "nothing to set it against")
+    )
 
 
 def against_best(best: Serving | None, option: Serving) -> Number:

@@ -1,4 +1,4 @@
-"""Simulated serving as files: CSV of the options, Markdown for a pull request, HTML with charts that needs no network."""
+"""Simulated serving as files: CSV of the options, Markdown for pull requests, HTML with charts that loads nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from capacity.fleet.served import Serving
 from capacity.report import csv_report, serving, serving_sentence
 from capacity.report import markdown as marked
 from capacity.report.cells import Column, Row
 from capacity.report.serving import Answer
-from capacity.fleet.served import Serving
 
 _WIDE = ("rank", "hardware", "latency_median_s", "latency_quantile_error_s", "closed_form_s", "against_best_fraction")
 """Columns of the options table that would not fit a comment."""
@@ -88,7 +88,9 @@ def _charts(found: Answer, option: Serving) -> list[tuple[str, Markup]]:
 
     drawn = charts_serving.drawn(option, found.scenario.objective)
     parts = zip(drawn, charts.fragments(drawn), strict=True)
-    return [(charts_serving.alt(figure), Markup(part)) for figure, part in parts]  # plotly escapes <, > and / in its data
+    return [
+        (charts_serving.alt(figure), Markup(part)) for figure, part in parts
+    ]  # plotly escapes <, > and / in its data
 
 
 @lru_cache(maxsize=1)

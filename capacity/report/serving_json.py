@@ -11,11 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from capacity.fleet.served import Point, Serving, UnitCost
 from capacity.report import serving, serving_sentence
 from capacity.report import serving_figures as figures
 from capacity.report.cells import Missing, Number, Table, finite
 from capacity.report.serving import Answer
-from capacity.fleet.served import Point, Serving, UnitCost
 
 SCHEMA = "capacity.serving"
 VERSION = 1
@@ -78,7 +78,12 @@ def _option(found: Answer, place: int, option: Serving) -> Json:
         scenario=found.scenario, question=found.question, options=(option,), changes=found.changes, date=found.date
     )))  # fmt: skip
     share = figures.against_best(found.best, option) if option.pools else Missing(figures.NO_RUN)
-    told: Json = row | {"rank": place, **_number("against_best_fraction", share), "meets": option.meets, "origin": option.origin}
+    told: Json = row | {
+        "rank": place,
+        **_number("against_best_fraction", share),
+        "meets": option.meets,
+        "origin": option.origin,
+    }
     told |= {"trials": option.trials, "simulated_one_in": option.share}
     if option.result is None:
         return told

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from capacity.fleet.served import Serving
 from capacity.report import serving_figures as figures
 from capacity.report.cells import Missing, shown
 from capacity.report.sentence import NEAREST, WEAK, Piece
-from capacity.report.serving import Answer, replicas_text, verdict
-from capacity.fleet.served import Serving
+from capacity.report.serving import Answer, replicas_text
 from capacity.units import text, usd
 
 
@@ -114,7 +114,7 @@ def missed(found: Answer, option: Serving) -> str:
     tail = figures.tail_s(option.result, objective.percentile)
     reached = f"{objective.percentile} {shown(tail, 'seconds')}" if not isinstance(tail, Missing) else tail.reason
     where = " at peak plus headroom" if option.trials else ""
-    return f"{text(option.devices, 'whole')} × {option.name} {verdict(option)} {_objective(found)}{where} ({reached} {_load(found)})"
+    return f"{text(option.devices, 'whole')} × {option.name} miss {_objective(found)}{where} ({reached} {_load(found)})"
 
 
 def _misses(found: Answer) -> Iterator[Piece]:

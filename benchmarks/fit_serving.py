@@ -96,7 +96,7 @@ def observed(source: Source, entry: ServingEngine, shared: Shared) -> pd.DataFra
             if source.table == "serving_load":
                 key = values["experiment"]
                 runs[key] = runs.get(key) or serving.open_load(row, context)
-                seen = serving._stage(*runs[key], row.text("stage"))
+                seen = serving._stage(*runs[key], row.text("stage")).within(serving.CLIENT_TIMEOUT_S)
             else:
                 seen = serving.closed_loop(row, context)
             found.append(_observation(row, seen, entry, context))

@@ -4,13 +4,12 @@
 
 Pairs are results of one round, submitter, system and benchmark in both scenarios (submitter and system as the source's
 path names them). Printed errors are of chips left out, and of rounds left out, beside those of a constant per benchmark
-on the same pairs. The numbers go into `server_rule.RULES` and `submissions.TASKS` by hand.
+on the same pairs. The numbers go into `submissions` of calibrations/shared.yaml by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,16 +19,17 @@ from scipy.optimize import minimize
 
 from capacity import catalogue, validate
 from capacity.spec import names
+from capacity.spec.steps import ServerLimit
 from capacity.timing import server_rule
-from capacity.timing.server_rule import RULES, ServerRule
 from capacity.validate import submissions
 
 SYSTEM = r"/([^/]+)/results/([^/]+)/"
 PAIR = ["round", "submitter_path", "system", "benchmark", "hardware", "devices"]
 FREE = {
-    "bert": ("level", "batch", "feed_rate"), "dlrm": ("level", "cards_feed_rate"), "dlrm-v2": ("level", "feed_rate"),
+    "bert": ("level", "batch", "feed"), "dlrm": ("level", "cards_feed"), "dlrm-v2": ("level", "feed"),
 }  # fmt: skip
 """What is fitted beside the level of all others."""
+RULES = catalogue.shared().engine_steps[0].submissions.server
 WORST = 0.5
 """Larger errors count as this one: some systems were not tuned at all."""
 Share = Callable[[str, pd.DataFrame, pd.DataFrame], np.ndarray]
@@ -64,22 +64,22 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def shares(rule: ServerRule, pairs: pd.DataFrame) -> np.ndarray:
+def shares(rule: ServerLimit, pairs: pd.DataFrame) -> np.ndarray:
     """Return the share that a rule gives each pair [1]."""
     rate, systems, hung = (pairs[name].to_numpy() for name in ("rate", "systems", "cards"))
-    alone, shared = rule.share(rate, systems), rule.share(rate, systems, cards=True)
+    alone, shared = (server_rule.share(rule, rate, systems, hung=hangs) for hangs in (False, True))
     return np.where(hung.astype(bool), shared, alone)
 
 
-def fitted(family: str, pairs: pd.DataFrame) -> ServerRule:
+def fitted(family: str, pairs: pd.DataFrame) -> ServerLimit:
     """Return the rule of a benchmark whose share has the least mean |ln error|."""
     start = RULES[family]
     free = FREE.get(family, ("level",))
     if free == ("level",):
-        return dataclasses.replace(start, level=float(pairs["ratio"].median()))
+        return start.model_copy(update={"level": float(pairs["ratio"].median())})
 
-    def rule(logs: np.ndarray) -> ServerRule:
-        return dataclasses.replace(start, **dict(zip(free, np.exp(logs).tolist(), strict=True)))
+    def rule(logs: np.ndarray) -> ServerLimit:
+        return start.model_copy(update=dict(zip(free, np.exp(logs).tolist(), strict=True)))
 
     def loss(logs: np.ndarray) -> float:
         errors = np.abs(np.log(shares(rule(logs), pairs) / pairs["ratio"].to_numpy()))

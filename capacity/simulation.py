@@ -31,7 +31,9 @@ HOUR_S = 3600.0
 DAY_H = 24
 CURVE = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Shares of what a fleet can serve at which its latency curve is drawn [1]."""
-CURVE_REQUESTS = 5_000
+CURVE_REQUESTS, MOST_CURVE_REQUESTS = 5_000, 500_000
+CURVE_SPAN = 50
+"""Latencies of the objective that a point of the curve lasts at least, so that a queue has time to grow [1]."""
 NEARLY = 2.0
 """How far the closed form may miss the objective for a simulation to be tried all the same [1]."""
 
@@ -104,9 +106,16 @@ def curve(scenario: Scenario, given: Inputs, option: Serving, seed: int = 0) -> 
     batches = {pool.name: pool.batch for pool in option.pools}
     most = min(pool.load(batches[pool.name]).most_rate() * counts[pool.name] for pool in fitting)
     case = Case(replicas=counts, batches=batches, rate=most, seed=seed, share=option.share)
-    settings = Settings(requests=CURVE_REQUESTS, objectives={"end_to_end": scenario.objective.latency})
-    runs = {share: verify.run(fitting, steady, replace(case, rate=share * most), settings) for share in CURVE}
-    return tuple(_point(run, share, share * most, scenario, option.share) for share, run in runs.items())
+    found = []
+    for share in CURVE:
+        wanted = int(share * most / option.share * CURVE_SPAN * scenario.objective.latency)
+        settings = Settings(
+            requests=min(max(CURVE_REQUESTS, wanted), MOST_CURVE_REQUESTS),
+            objectives={"end_to_end": scenario.objective.latency},
+        )  # fmt: skip
+        run = verify.run(fitting, steady, replace(case, rate=share * most), settings)
+        found.append(_point(run, share, share * most, scenario, option.share))
+    return tuple(found)
 
 
 def _point(run: Simulated, share: float, rate: float, scenario: Scenario, fleets: int) -> Point:

@@ -148,6 +148,17 @@ def test_a_search_keeps_at_least_what_it_returns():
     assert serving_step.index(stage, context).breadth == 500
 
 
+def test_a_search_of_a_graph_waits_for_its_reads():
+    device = transfer.device(catalogue.hardware("l4"), "fused", [], catalogue.shared())
+    stage, context = planned(RETRIEVE | {"index": "hnsw", "effort": 90})
+    work_s = float(device.step(serving_step.operations(stage, 1, context)).value)
+    # 90 nodes and 10 on the way down, two reads of half a microsecond at each.
+    assert float(serving_step.time(stage, 1, device, context).value) == pytest.approx(work_s + 1e-4)
+    many = serving_step.time(stage, np.array([1.0, 64.0]), device, context).value
+    assert many[0] == pytest.approx(work_s + 1e-4)
+    assert many[0] < many[1] < 64 * many[0]
+
+
 @pytest.mark.parametrize("kind", EVERY_INDEX)
 def test_a_shard_holds_its_part_and_gets_every_query(kind):
     whole, part = ({"index": kind, "shards": shards} for shards in (1, 4))

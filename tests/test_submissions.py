@@ -16,13 +16,15 @@ from capacity.fleet.flow import Flow
 from capacity.fleet.replicas import Replicas
 from capacity.fleet.servers import Servers, Station
 from capacity.phases.step_table import StepTable, Texts
+from capacity.spec.steps import ServerLimit
 from capacity.timing import server_rule
-from capacity.timing.server_rule import RULES, ServerRule
+from capacity.timing.server_rule import share
 from capacity.validate import submissions
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "mlperf_inference.csv"
+RULES = catalogue.shared().engine_steps[0].submissions.server
 CONTEXT = validate.Context(calibrations=catalogue.calibrations(), shared=catalogue.shared())
-PLAIN = ServerRule(limit_s=1.0, level=1.0, batch=1.0, log_sigma=0.1)
+PLAIN = ServerLimit(limit="1 s", level=1.0, batch=1.0, log_sigma=0.1)
 RATES = st.floats(1.0, 1e6)
 
 
@@ -43,34 +45,34 @@ def predicted(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_where_nothing_binds_the_level_is_left():
-    rule = ServerRule(limit_s=0.1, level=0.9, log_sigma=0.1)
-    assert rule.share(1e6, 1.0) == 0.9
-    assert rule.share(1.0, 72.0, cards=True) == 0.9
+    rule = ServerLimit(limit="100 ms", level=0.9, log_sigma=0.1)
+    assert share(rule, 1e6, 1.0) == 0.9
+    assert share(rule, 1.0, 72.0, hung=True) == 0.9
 
 
 def test_a_slow_device_loses_to_the_limit():
     # x = ln 100 / (2 · 4.6052 / s · 0.5 s) = 1: half is left; of two devices 2/3
-    rule = ServerRule(limit_s=0.5, level=1.0, batch=1.0, log_sigma=0.1)
-    assert rule.share(math.log(100), np.array([1.0, 2.0])) == pytest.approx([1 / 2, 2 / 3])
+    rule = ServerLimit(limit="500 ms", level=1.0, batch=1.0, log_sigma=0.1)
+    assert share(rule, math.log(100), np.array([1.0, 2.0])) == pytest.approx([1 / 2, 2 / 3])
 
 
 def test_a_fast_device_loses_to_its_host():
-    rule = ServerRule(limit_s=0.1, level=1.0, feed_rate=1000.0, cards_feed_rate=3000.0, log_sigma=0.1)
-    assert rule.share(1000.0, 1.0) == pytest.approx(math.sqrt(0.5))
-    assert rule.share(1000.0, 6.0, cards=True) == pytest.approx(0.5 * math.sqrt(0.5))
+    rule = ServerLimit(limit="100 ms", level=1.0, feed="1 ms", cards_feed="333.3333333333 us", log_sigma=0.1)
+    assert share(rule, 1000.0, 1.0) == pytest.approx(math.sqrt(0.5))
+    assert share(rule, 1000.0, 6.0, hung=True) == pytest.approx(0.5 * math.sqrt(0.5))
 
 
 @pytest.mark.parametrize(("devices", "service_s"), [(1, 0.05), (4, 0.05), (8, 0.2)])
 def test_the_limit_binds_where_a_simulation_says(devices, service_s):
-    share = float(PLAIN.share(1 / service_s, devices))
+    load = float(share(PLAIN, 1 / service_s, devices))
     arrival_s = np.cumsum(np.random.default_rng(7).exponential(service_s / devices, 200_000))
 
-    def late_s(load: float) -> float:
+    def late_s(part: float) -> float:
         station = Station(Servers(mean_s=service_s, spread="fixed"), Replicas(count=devices))
-        left = station.advance(Flow.of(np.arange(len(arrival_s)), arrival_s / load), np.inf)
+        left = station.advance(Flow.of(np.arange(len(arrival_s)), arrival_s / part), np.inf)
         return float(np.quantile(left.time_s - left.arrival_s - service_s, 0.99))
 
-    assert late_s(share - 0.02) < PLAIN.limit_s < late_s(share + 0.02)
+    assert late_s(load - 0.02) < PLAIN.limit < late_s(load + 0.02)
 
 
 @settings(max_examples=30, deadline=None)
@@ -78,10 +80,10 @@ def test_the_limit_binds_where_a_simulation_says(devices, service_s):
 def test_the_result_grows_with_the_device_and_never_beyond_offline(rate, more, devices, name):
     rule = RULES[name]
     for hung in (False, True):
-        slow, fast = rule.share(np.array([rate, rate * more]), devices, cards=hung)
+        slow, fast = share(rule, np.array([rate, rate * more]), devices, hung=hung)
         assert 0 < slow <= rule.level <= 1
         assert rate * more * fast >= rate * slow * (1 - 1e-9)
-        assert rule.share(rate, devices + 1) >= rule.share(rate, devices)
+        assert share(rule, rate, devices + 1) >= share(rule, rate, devices)
 
 
 def test_which_boards_are_cards():

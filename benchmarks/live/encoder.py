@@ -54,5 +54,6 @@ def own_encoder() -> TextEncoder:
 
 def agree(bodies: Sequence[bytes], answers: Sequence[bytes]) -> bool:
     """Return whether the answers are what the encoder says of each text alone, without batch and padding."""
-    own = [np.frombuffer(own_encoder().answers([each])[0], np.float32) for each in bodies]
+    encoder = own_encoder()
+    own = [np.frombuffer(encoder.answers([each])[0], np.float32) for each in bodies]
     return np.allclose(own, [np.frombuffer(each, np.float32) for each in answers], atol=1e-4)

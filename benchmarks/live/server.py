@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from mosec import Server, Worker
 
-from benchmarks.live.encoder import ANSWER_BYTES, TextEncoder
+from benchmarks.live.encoder import ANSWER_BYTES, TextEncoder, agree
 from benchmarks.live.load import pinned
 from capacity.errors import CapacityError
 
@@ -54,8 +54,8 @@ class Encoder(_Bytes):
     """Encodes batches."""
 
     def __init__(self) -> None:
+        self._encoder = TextEncoder()  # still on the front's core: the other loads the same beside it
         super().__init__()
-        self._encoder = TextEncoder()
         self._encoder.answers([bytes(32)] * MAX_BATCH)
 
     def forward(self, data: Sequence[bytes]) -> Sequence[bytes]:
@@ -147,6 +147,7 @@ def rig(log: Path) -> Iterator[Rig]:
         process = psutil.Popen(command, env=environment, stdout=output, stderr=output)
         process.cpu_affinity([front])
         try:
+            beside.submit(agree, (), ())  # loads the encoder meanwhile
             found = Rig(port, process, generator, beside)
             _await(found, log)
             yield found

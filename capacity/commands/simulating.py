@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from capacity import catalogue, documents, files, planner, references
 from capacity.commands.planning import Request, console, rich_table
-from capacity.errors import InputError, Problem, UnknownNameError
+from capacity.errors import InputError, Problem
 from capacity.report.cells import Missing
 from capacity.spec.scenario import Scenario
 
@@ -114,7 +114,6 @@ def _told() -> Iterator[Callable[[str], None]]:
 def _answer(request: Request, wish: Wish, tell: Callable[[str], None]) -> Answer:
     document = catalogue.scenario_document(request.scenario, request.overrides, request.settings)
     scenario = documents.validated(document, Scenario)
-    _known_pools(scenario, wish.replicas)
     given = planner.inputs(scenario, request.calibrations, request.today, document)
     if not request.hardware:
         references.devices(scenario, document, partial(planner.profile, given=given))
@@ -139,13 +138,6 @@ def _answer(request: Request, wish: Wish, tell: Callable[[str], None]) -> Answer
         scenario=scenario, question=question, options=options, changes=(*request.overrides, *request.settings),
         date=request.today.isoformat(),
     )  # fmt: skip
-
-
-def _known_pools(scenario: Scenario, replicas: Sequence[str]) -> None:
-    known = list(dict.fromkeys(stage.pool for stage in scenario.serving.stages))
-    for said in replicas:
-        if said.partition("=")[0] not in known:
-            raise UnknownNameError("pool", said.partition("=")[0], known)
 
 
 def rendered(found: Answer, format_: str) -> str:

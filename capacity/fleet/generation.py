@@ -32,7 +32,7 @@ def engine(server: Server, **changes: float | bool | tuple[int, ...]) -> Engine:
             f"the model needs {needed / 1e9:.0f} GB on each device and leaves no room for its keys and values"
         )
     limits = Engine(
-        kv_blocks=blocks, max_sequences=min(server.sequences, server.batched_tokens),
+        kv_blocks=blocks, max_sequences=server.sequences,
         max_batched_tokens=server.batched_tokens, block_tokens=BLOCK_TOKENS, chunked=server.engine.scheduling.chunked,
         mixed=server.engine.scheduling.mixed,
     )  # fmt: skip

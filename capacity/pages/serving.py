@@ -114,8 +114,8 @@ def _chosen(name: str, usual: int, view: View, value: int) -> View:
     return replace(view, **chosen)
 
 
-def _limited(view: View, value_ms: float) -> View:
-    return state.put(view, "objective.latency", state.written(round(value_ms / 1e3, 9), "seconds"))
+def _limited(view: View, milliseconds: float) -> View:
+    return state.put(view, "objective.latency", state.written(round(milliseconds / 1e3, 9), "seconds"))
 
 
 def _fixed(pool: str, view: View, count: int) -> View:

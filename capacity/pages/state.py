@@ -116,7 +116,7 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
     --------
     >>> view, problems = from_query({"scenario": ["a"], "sett": ["b=3"]})
     >>> view.scenario, str(problems[0])
-    ('a', "URL parameter 'sett': unknown; did you mean set?")
+    ('a', "URL parameter 'sett': unknown; did you mean set or seed?")
     """
     problems: list[Problem] = []
     said = {name: _values(name, query.get(name, ()), problems) for name in PARAMETERS}

@@ -66,13 +66,14 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
     projected = kernels_s(decoder_step.vocabulary(served, sequences), served, device).scaled(pace)
-    step = total([linear, exchange]).scaled(groups)
+    step, added_s = total([linear, exchange]).scaled(groups), _layers_s(served, engine) * groups
+    attended = decode.value * whole * groups
     carried = max((float(np.max(size)) for name, size in step.errors.items() if name.startswith("carried")), default=0)
     return StepTable(
-        linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + _layers_s(served, engine) * groups * (tokens > 0)),
-        decode_s=_rows(sequences, np.vstack([np.zeros(CONTEXTS + 1), _even(contexts, decode.value * whole * groups, CONTEXTS)])),
+        linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + added_s * (tokens > 0)),
+        decode_s=_rows(sequences, np.vstack([np.zeros(CONTEXTS + 1), _even(contexts, attended, CONTEXTS)])),
         context_step=limits.context / CONTEXTS,
-        prefill_s=_even(chunks[:, 0], (prefill.value * whole).T, QUERIES).T * (np.arange(QUERIES + 1)[:, None] > 0),
+        prefill_s=_even(chunks[:, 0], np.asarray(prefill.value * whole).T, QUERIES).T * (np.arange(QUERIES + 1)[:, None] > 0),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
         host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
@@ -109,6 +110,8 @@ def _time(operation: Operation | ExpertLayer, served: Served, device: Device) ->
         found = _known(operation, precision, device)
         if found:
             return _fastest(found)
+        if isinstance(operation, ExpertLayer) and precision.weight != precision.compute:
+            return _unpacked(operation, served, device)
     return device.time(operation, family_names(operation, served, device.hardware))  # type: ignore[arg-type]
 
 
@@ -122,6 +125,15 @@ def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) 
     ]  # fmt: skip
     here = [kernel for kernel in kernels if kernel.basis != "projected"]
     return [kernel.time(operation, Board(device.hardware)).scaled(operation.count) for kernel in here or kernels]
+
+
+def _unpacked(operation: ExpertLayer, served: Served, device: Device) -> Estimate:
+    """Return the time of experts whose storage no kernel was measured with: as unpacked ones, by the bytes they read."""
+    plain = replace(served.expert_products, weight=operation.dtype, raw="")
+    as_stored = replace(operation, weight_dtype=plain.weight)
+    estimate = _time(as_stored, replace(served, expert_products=plain), device)
+    fewer = np.asarray(operation.moved_bytes) / np.asarray(as_stored.moved_bytes)
+    return estimate.scaled(fewer).widened("stand-in kernels", device.stand_in_log_sigma, "projected")
 
 
 def _fastest(estimates: list[Estimate]) -> Estimate:
@@ -157,8 +169,8 @@ def _knots(most: int) -> Array:
 
 
 def _spread(most: int, points: int) -> Array:
-    """Return `points` lengths from 1 to `most`, closer together where they are short."""
-    return np.asarray(np.linspace(1.0, np.sqrt(most), points) ** 2)
+    """Return up to `points` whole lengths from 1 to `most`, closer together where they are short."""
+    return np.unique(np.rint(np.linspace(1.0, np.sqrt(most), points) ** 2))
 
 
 def _even(lengths: Array, values: Amount, cells: int) -> Array:

@@ -49,8 +49,9 @@ class Server:
 
     @property
     def sequences(self) -> int:
-        """Most sequences that run at once."""
-        return self.max_sequences or self.engine.scheduling.max_sequences * self.served.layout.attention_data
+        """Most sequences that run at once; each has a new token in every step."""
+        most = self.max_sequences or self.engine.scheduling.max_sequences * self.served.layout.attention_data
+        return min(most, self.batched_tokens)
 
     @property
     def batched_tokens(self) -> int:

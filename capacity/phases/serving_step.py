@@ -41,10 +41,9 @@ from capacity.work.operations import Amount, Attention, Collective, Gather, Oper
 from capacity.work.padding import Lengths, Padded, padded
 
 Models = Mapping[str, Model]
-READ_S = {"cpu": 1e-7}
-"""Latency of a read of main memory that another one waits for [s] (assumed; pointer chases show 0.08 to 0.13 µs)."""
-DEVICE_READ_S = 5e-7
-"""The same on accelerators (assumed; 0.27 µs near, Luo et al. 2024, arXiv:2402.13499, 0.7 µs across a large table)."""
+READ_S = {"cpu": 1e-7, "gpu": 5e-7, "accelerator": 5e-7}
+"""Latency of a scattered read that the next one waits for [s] (assumed; about 480 cycles on an idle H100, Luo et al.
+2024, arXiv:2402.13499, and more where the translation of the address misses)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +92,17 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
         prefill, decode = generation(stage, working, context)
         return total([_step(device, prefill, context), _step(device, decode, context)])
     step = _step(device, operations(stage, working, context), context)
-    walks = isinstance(stage, RetrieveStage) and stage.index == "hnsw"
-    return total([step, _walk(stage, device, context).scaled(1 + 0.0 * requests)]) if walks else step
+    found = index(stage, context) if isinstance(stage, RetrieveStage) else None
+    return total([step, _walk(found, device)]) if isinstance(found, retrieval.GraphIndex) else step
 
 
-def _walk(stage: RetrieveStage, device: Device, context: Context) -> Estimate:
-    """Return how long a search of a graph waits for reads: at each node its neighbors' numbers, then their vectors [s]."""
-    graph = index(stage, context)
-    hops = graph.breadth + retrieval.GRAPH_HOPS if isinstance(graph, retrieval.GraphIndex) else 0
-    return Estimate(2.0 * hops * READ_S.get(device.hardware.kind, DEVICE_READ_S), {"read latency": 0.4}, "assumed")
+def _walk(graph: retrieval.GraphIndex, device: Device) -> Estimate:
+    """Return how long a search waits for its reads, which all queries of a batch do at once [s].
+
+    At each node the numbers of its neighbors come first, then their vectors.
+    """
+    reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
+    return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
 
 
 def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:

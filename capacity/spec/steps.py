@@ -36,6 +36,23 @@ class Maturity(Spec):
     half_life_years: Factor
 
 
+class ServerLimit(Spec):
+    """What one benchmark loses between MLPerf's Offline and Server scenarios, see timing/server_rule.py."""
+
+    level: Annotated[Factor, Field(le=1)]
+    """Share left where neither the queue nor the host binds [1]: batches are not sorted by length, steps kept short."""
+    limit: Duration | None = None
+    """On the 99th percentile of the latency [s]; absent with `batch` where results do not show a queue."""
+    batch: Annotated[float, Field(ge=0, le=1e6)] = 0
+    """Queries that wait for each other: the unit in which devices serve [1]."""
+    feed: Duration = 0
+    """Time in which the host hands a query to one device [s]."""
+    cards_feed: Duration = 0
+    """Time in which the host hands a sample to any of its cards, where devices share its PCIe lanes [s]."""
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted), chips left out."""
+
+
 class Submissions(Spec):
     """How the runs that vendors tune by hand for MLPerf compare with an engine's plain steps."""
 
@@ -43,14 +60,12 @@ class Submissions(Spec):
     """Instead of the `Maturity`'s own."""
     tuned: dict[Precision, Factor]
     """Time of the sustained run beside a short one, by dtype [1]."""
-    server_level: Factor
-    """Share of the saturated throughput that is left under a limit on the 99th percentile, at most [1]."""
-    server_slow_rate: Factor
-    """Samples per second at which the limit on the latency costs half of it [1/s]."""
-    server_rate: Factor
-    """Samples per second at which the host costs half of it [1/s]."""
-    server_log_sigma: LogSigma
-    """Added to the band of such a throughput."""
+    server: dict[Id, ServerLimit]
+    """Benchmark → what a limit on the 99th percentile leaves of its throughput."""
+    slowdown: dict[Id, Factor] = Field(default_factory=dict)
+    """Benchmark → time of the tuned run beside the model's step [1]; 1 where absent."""
+    offline_log_sigma: dict[Id, LogSigma] = Field(default_factory=dict)
+    """Benchmark → standard deviation of ln(measured/predicted) of its throughput, chips left out of `slowdown`."""
     single_stream_tokens: Factor
     """Tokens of the query whose latency is the 90th percentile."""
     single_stream_log_sigma: LogSigma

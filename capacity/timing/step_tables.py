@@ -164,7 +164,7 @@ def bert_seconds(values: Row, rows: pd.DataFrame, place: Place) -> list[Estimate
         sample = sample.widened("query of the 90th percentile", known.single_stream_log_sigma)
     if not precision(values, place.hardware)[1]:
         sample = sample.widened("dtype not said", 0.0, "assumed")
-    return server_rule.scenario(sample, scenario, "bert", rows, place.hardware)
+    return server_rule.scenario(sample, scenario, known.server["bert"], rows, place.hardware)
 
 
 def bert_measured_s(rows: pd.DataFrame) -> Array:

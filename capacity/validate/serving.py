@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from capacity import catalogue
 from capacity.errors import InputError
@@ -111,13 +112,21 @@ class Seen:
     output_tokens: Array
 
     @classmethod
-    def of(cls, flow: Flow, limit_s: float = np.inf) -> Seen:
-        """Return the requests served within `limit_s`."""
-        served = flow.at((flow.outcome == Outcome.SERVED) & (flow.time_s - flow.arrival_s <= limit_s))
+    def of(cls, flow: Flow) -> Seen:
+        """Return the requests that were served."""
+        served = flow.at(flow.outcome == Outcome.SERVED)
         return cls(
             served.arrival_s, served.first_s - served.arrival_s, served.time_s - served.arrival_s,
             served.output_tokens.astype(float),
         )  # fmt: skip
+
+    def at(self, rows: NDArray[np.bool_]) -> Seen:
+        """Return some of the requests."""
+        return Seen(self.arrival_s[rows], self.first_s[rows], self.end_s[rows], self.output_tokens[rows])
+
+    def within(self, limit_s: float) -> Seen:
+        """Return the requests answered within `limit_s`."""
+        return self.at(self.end_s <= limit_s)
 
     @property
     def token_s(self) -> Array:
@@ -173,7 +182,7 @@ def open_load(row: Row, context: Context) -> tuple[Seen, list[float]]:
     limits = generation.engine(server, prefix_tokens=(int(prompt) - 1,) * groups)
     stage = ContinuousStage(server.table, limits, policy=Policy(timeout_s=CLIENT_TIMEOUT_S))
     left = stage.advance(flow, np.inf)
-    return Seen.of(generation.seen(left, server), CLIENT_TIMEOUT_S), [float(start) for start in starts]
+    return Seen.of(generation.seen(left, server)), [float(start) for start in starts]
 
 
 def replay(rows: pd.DataFrame, context: Context) -> Seen:
@@ -238,12 +247,26 @@ def _load(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> di
             runs[key] = open_load(row, context)
         seen, starts = runs[key]
         part = _stage(seen, starts, row.text("stage"))
-        token_s = (part.end_s.mean() - part.first_s.mean()) / max(part.output_tokens.mean() - 1, 1)
-        for name, (column, share) in LOAD_TARGETS.items():
-            each = getattr(part, column) if column else np.array([token_s])
-            told[name].append(MILLISECONDS * float(each.mean() if share is None else np.quantile(each, share)))
+        for name, seconds in _figures_s(part).items():
+            told[name].append(MILLISECONDS * seconds)
     row = next(_rows(rows))
     return {name: _estimates(part, row, context, first=name.startswith("ttft")) for name, part in told.items()}
+
+
+def _figures_s(stage: Seen) -> dict[str, float]:
+    """Return the figures of a stage [s]; where nobody is answered in time, the time at which clients give up."""
+    part = stage.within(CLIENT_TIMEOUT_S)
+    served = part if len(part.end_s) else stage
+    if not len(served.end_s):
+        return dict.fromkeys(LOAD_TARGETS, CLIENT_TIMEOUT_S)
+    token_s = (served.end_s.mean() - served.first_s.mean()) / max(served.output_tokens.mean() - 1, 1)
+    if served is stage:
+        return dict.fromkeys(LOAD_TARGETS, CLIENT_TIMEOUT_S) | {"tpot_mean_ms": float(token_s)}
+    found = {}
+    for name, (column, share) in LOAD_TARGETS.items():
+        each = getattr(part, column) if column else np.array([token_s])
+        found[name] = float(each.mean() if share is None else np.quantile(each, share))
+    return found
 
 
 EXPERIMENT = (
@@ -268,8 +291,7 @@ def _stage(seen: Seen, starts: list[float], name: str) -> Seen:
     if not number.isdecimal() or int(number) >= len(starts) - 1:
         raise InputError(f"stage {name!r} is none of summary, stage_0 … stage_{len(starts) - 2}")
     begin, end = starts[int(number)], starts[int(number) + 1]
-    rows = (seen.arrival_s >= begin) & (seen.arrival_s < end)
-    return Seen(seen.arrival_s[rows], seen.first_s[rows], seen.end_s[rows], seen.output_tokens[rows])
+    return seen.at((seen.arrival_s >= begin) & (seen.arrival_s < end))
 
 
 def _trace(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:

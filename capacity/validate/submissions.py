@@ -51,35 +51,28 @@ class Task:
     ----------
     model
         Id of its profile; GPT-J has none and is `GPT_J`.
-    slowdown
-        Time of the tuned run beside the model's step [1].
-    log_sigma
-        Standard deviation of ln(measured/predicted) of Offline results, chips left out of `slowdown`.
     prompt, output, beams
         Mean lengths of its texts [token], and sequences that each is written in.
     """
 
     model: str
-    slowdown: float = 1.0
-    log_sigma: float
     prompt: float = 0.0
     output: float = 0.0
     beams: int = 1
 
 
 TASKS = {
-    "dlrm": Task(model="dlrm-dcnv2", slowdown=0.32, log_sigma=0.25),
-    "dlrm-v2": Task(model="dlrm-dcnv2", slowdown=0.8, log_sigma=0.15),
-    "dlrm-v3": Task(model="hstu-mlperf", slowdown=1.09, log_sigma=0.1),
-    "gptj": Task(model="gpt-j", slowdown=0.8, log_sigma=0.3, prompt=870, output=69, beams=4),
-    "gptj-static": Task(model="gpt-j", slowdown=2, log_sigma=0.2, prompt=870, output=69, beams=4),
-    "llama2-70b": Task(model="llama-2-70b", log_sigma=0.2, prompt=294, output=294),
-    "llama3.1-8b": Task(model="llama-3.1-8b", log_sigma=0.2, prompt=778, output=128),
-    "llama3.1-405b": Task(model="llama-3.1-405b", log_sigma=0.1, prompt=9428, output=650),
-    "mixtral-8x7b": Task(model="mixtral-8x7b", slowdown=1.35, log_sigma=0.1, prompt=300, output=145),
+    "dlrm": Task(model="dlrm-dcnv2"),
+    "dlrm-v2": Task(model="dlrm-dcnv2"),
+    "dlrm-v3": Task(model="hstu-mlperf"),
+    "gptj": Task(model="gpt-j", prompt=870, output=69, beams=4),
+    "gptj-static": Task(model="gpt-j", prompt=870, output=69, beams=4),
+    "llama2-70b": Task(model="llama-2-70b", prompt=294, output=294),
+    "llama3.1-8b": Task(model="llama-3.1-8b", prompt=778, output=128),
+    "llama3.1-405b": Task(model="llama-3.1-405b", prompt=9428, output=650),
+    "mixtral-8x7b": Task(model="mixtral-8x7b", prompt=300, output=145),
 }  # fmt: skip
-"""Lengths: outputs as MLPerf states them (145 of mixtral and all prompts are assumed: its data sets, from memory).
-Slowdowns and log sigmas: benchmarks/fit_submissions.py; where none is given, 1 is as good."""
+"""Lengths: outputs as MLPerf states them (145 of mixtral and all prompts are assumed: its data sets, from memory)."""
 GPT_J = transformer({
     "model_type": "gpt2", "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048, "vocab_size": 50400,
 })  # fmt: skip
@@ -213,21 +206,27 @@ def _saturated(values: Values, rows: pd.DataFrame, context: Context) -> list[Est
         raise UnknownNameError("scenario", scenario, ("Offline", "Server"))
     if hardware.kind != "gpu":
         raise CapacityError(f"{values['benchmark']} is predicted on GPUs only, and {hardware.id} is none")
+    known, key = _place(values, context).submissions, name(values)
+    slowdown, log_sigma = known.slowdown.get(key, 1.0), known.offline_log_sigma.get(key, 0.0)
     systems = server_rule.devices(rows, hardware)
     told: dict[float, Estimate] = {}
     for count in np.unique(systems):
         sample = text_s(found, values, float(count), context) if found.output else scored_s(found, values, context)
-        told[float(count)] = sample.scaled(found.slowdown).widened("tuned submission", found.log_sigma)
+        told[float(count)] = sample.scaled(slowdown).widened("tuned submission", log_sigma)
     return [
-        server_rule.scenario(told[float(count)], scenario, name(values), rows.iloc[[place]], hardware)[0]
+        server_rule.scenario(told[float(count)], scenario, known.server[key], rows.iloc[[place]], hardware)[0]
         for place, count in enumerate(systems)
     ]
 
 
 def _hardware(values: Values, context: Context) -> Hardware:
-    name = str(values["hardware"])
+    board = str(values["hardware"])
     brought = {profile.id: profile for _, profile in context.calibrations}
-    return brought.get(name) or catalogue.hardware(names.hardware_id(name))
+    return brought.get(board) or catalogue.hardware(names.hardware_id(board))
+
+
+def _place(values: Values, context: Context) -> Place:
+    return Place(hardware=_hardware(values, context), calibrations=context.calibrations, shared=context.shared)
 
 
 def unit(values: Values) -> float:
@@ -242,8 +241,7 @@ def unit(values: Values) -> float:
 
 def _predicted(values: Values, rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
     if str(values["benchmark"]).startswith("bert"):
-        place = Place(hardware=_hardware(values, context), calibrations=context.calibrations, shared=context.shared)
-        found = SUBMISSIONS.seconds(values, rows, place)
+        found = SUBMISSIONS.seconds(values, rows, _place(values, context))
     else:
         found = _saturated(values, rows, context)
     if values["scenario"] == "SingleStream":

@@ -113,7 +113,8 @@ def _observation(row: Row, seen: serving.Seen, entry: ServingEngine, context: Co
     running = rate * float(seen.output_tokens.mean()) * token_s
     ends = np.sort(seen.arrival_s + seen.end_s)
     arrived = np.searchsorted(np.sort(seen.arrival_s), seen.arrival_s, side="right")
-    inside = float(np.minimum(arrived - np.searchsorted(ends, seen.arrival_s), row.number("max_num_seqs", 1024.0)).mean())
+    inside = arrived - np.searchsorted(ends, seen.arrival_s)
+    inside = float(np.minimum(inside, row.number("max_num_seqs", 1024.0)).mean())
     work = [op for op in decoder_step.linear(served, np.array([running])) if isinstance(op, Collective)]
     exchange_s = float(np.sum(engine_step.kernels_s(work, served, device).value)) if work else 0.0
     inputs = row.number("input_tokens", row.number("prompt_tokens_mean")) * 0.9
@@ -182,17 +183,17 @@ def entry_of(source: Source, center: Mapping[str, float], shared: Shared) -> tup
         told |= fitted(rows, TOKEN, center, source.scatter)
         told |= fitted(rows[rows["model"] != source.no_first], FIRST, center)
     spreads = []
-    for names, scatter in ((TOKEN, source.scatter), (FIRST, FIRST_SCATTER)):
-        rows = rows[(rows["model"] != source.no_first) | (names is TOKEN)]
-        errors = {by: left_out(rows, names, center, by, scatter) for by in ("model", "hardware")}
-        usual = np.log((first_s if names is FIRST else token_s)(told, rows)) - np.log(
-            rows["measured_first_s" if names is FIRST else "measured_token_s"]
+    for part, scatter in ((TOKEN, source.scatter), (FIRST, FIRST_SCATTER)):
+        rows = rows[(rows["model"] != source.no_first) | (part is TOKEN)]
+        errors = {by: left_out(rows, part, center, by, scatter) for by in ("model", "hardware")}
+        usual = np.log((first_s if part is FIRST else token_s)(told, rows)) - np.log(
+            rows["measured_first_s" if part is FIRST else "measured_token_s"]
         )
-        print(f"{source.engine} {source.versions} {names[0]:8s} n={len(rows)} in sample {_told(usual)}", *(
-            f"left out by {by}: {_told(part)}" for by, part in errors.items() if rows[by].nunique() > 1
+        print(f"{source.engine} {source.versions} {part[0]:8s} n={len(rows)} in sample {_told(usual)}", *(
+            f"left out by {by}: {_told(found)}" for by, found in errors.items() if rows[by].nunique() > 1
         ), sep="; ")  # fmt: skip
-        for model, part in errors["model"].groupby(rows["model"]):
-            print(f"    without {model}: {_told(part)}")
+        for model, found in errors["model"].groupby(rows["model"]):
+            print(f"    without {model}: {_told(found)}")
         spreads.append(float(np.quantile(np.abs(errors["model"]), 0.9) / 1.645))
     print("   ", {name: float(f"{value:.3g}") for name, value in told.items()})
     return _entry(source, told, *spreads, len(rows)), told

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served_models import table
 
-from capacity.fleet.equilibrium import MOST_PROMPT_SHARE, course
+from capacity.fleet.equilibrium import MOST_FILLED, course
 from capacity.fleet.sizing import Demand, Fleet, GenerateLoad, Miss, fleet, least, sized
 from capacity.phases.step_table import StepTable, Texts
 
@@ -45,11 +45,14 @@ def test_steps_of_one_length_by_hand():
 
 
 def test_slots_bound_the_rate_by_hand():
-    """64 slots, each for 11 steps of 2 ms: 2,909/s, were it not for the prompts: 50 tokens, 980 a step of 2 ms."""
-    texts = Texts(prompt=50.0, output=11.0)
-    assert course(constant(), texts, 16).most_rate == pytest.approx(16 / 0.022)
-    most = course(constant(tokens=100), texts, 64).most_rate
-    assert most == pytest.approx(MOST_PROMPT_SHARE * 100 / 50 / 2e-3)
+    """16 slots, each for 11 steps of 2 ms."""
+    assert course(constant(), Texts(prompt=50.0, output=11.0), 16).most_rate == pytest.approx(16 / 0.022)
+
+
+def test_room_in_a_step_bounds_the_rate_by_hand():
+    """Each of n sequences takes a token of the 100, and 50/11 for the prompts of those that follow it."""
+    found = course(constant(tokens=100), Texts(prompt=50.0, output=11.0), 64)
+    assert found.most_rate == pytest.approx(MOST_FILLED * 100 / (1 + 50 / 11) / 0.022)
 
 
 def test_beams_count_as_sequences_and_cached_prompts_as_nothing():

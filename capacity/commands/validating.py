@@ -90,7 +90,8 @@ def _show_run(run: dict[str, Any]) -> None:
     table = Table("target", "of the run", "measured", "predicted", "error", title=" · ".join(named))
     for target, parts in run.items():
         for name, values in parts.items() if isinstance(parts, dict) else ():
-            table.add_row(target, name, f"{values['measured']:.4g}", f"{values['predicted']:.4g}", f"{values['error']:+.1%}")
+            compared = (f"{values[each]:.4g}" for each in ("measured", "predicted"))
+            table.add_row(target, name, *compared, f"{values['error']:+.1%}")
     screen.print(table)
 
 

@@ -1,8 +1,8 @@
 """Continuous batching in closed form: the batch that a steady load settles at, and where no batch keeps up.
 
 Each step of a replica advances all its sequences and reads the prompts that came during the last one, so the step time
-and the number of sequences fix each other. Given n sequences, a step reads P = n · unread / (steps · beams) prompt tokens
-(as many requests begin as end) and takes T(n, P): the load that keeps n in service is n / (steps · beams · T).
+and the number of sequences fix each other. Given n sequences, a step reads P = n · unread / (steps · beams) prompt
+tokens (as many requests begin as end) and takes T(n, P): the load that keeps n in service is n / (steps · beams · T).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from capacity.phases.step_table import Array, StepTable, Texts
 
 POINTS = 64
 """Numbers of sequences at which the step is timed."""
-MOST_PROMPT_SHARE = 0.98
-"""Share of a step's tokens that prompts may take before a load counts as more than the replica can carry."""
+MOST_FILLED = 0.98
+"""Share of a step's room for tokens that may be taken before a load counts as more than the replica can carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,7 @@ class Course:
 
     def slowed(self, factor: float) -> Course:
         """Return the course of a replica whose every step takes `factor` times as long."""
-        return Course(
-            self.table.scaled(factor), self.texts, self.sequences, self.rates / factor, self.steps_s * factor
-        )
+        return Course(self.table.scaled(factor), self.texts, self.sequences, self.rates / factor, self.steps_s * factor)
 
     def steady(self, rate: float) -> Steady | None:
         """Return where the replica settles at `rate` requests per second, or None where it is more than it carries."""
@@ -76,22 +74,21 @@ class Course:
         return Steady(sequences=sequences, step_s=step_s, first_s=first_s, request_s=request_s)
 
     def _queue_s(self, rate: float, sequences: float) -> float:
-        """Return how long a prompt waits on average for others that are read before it: M/D/1 on what reading adds [s]."""
+        """Return how long a prompt waits on average for others read before it: M/D/1 on what reading adds [s]."""
         adds_s = self.table.read_s(self.texts, sequences) - self.table.step_s(self.texts, sequences)
-        busy = min(max(rate * adds_s, 0.0), MOST_PROMPT_SHARE)
+        busy = min(max(rate * adds_s, 0.0), MOST_FILLED)
         return busy * adds_s / (2 * (1 - busy))
 
 
 def course(table: StepTable, texts: Texts, slots: float) -> Course:
     """Return the course of a replica with room for `slots` requests.
 
-    A request sees the sequences that it finds and its own: T(n + beams, P). The course ends where prompts fill the steps,
-    or where more sequences would carry no more load.
+    A request sees the sequences that it finds and its own: T(n + beams, P). The course ends where the steps are full, or
+    where more sequences would carry no more load.
     """
     most = slots * texts.beams
     share = max(texts.prompt - texts.cached, 0.0) / (texts.steps * texts.beams)
-    if share > 0:
-        most = min(most, MOST_PROMPT_SHARE * (len(table.linear_s) - 1) / share)
+    most = min(most, MOST_FILLED * (len(table.linear_s) - 1) / (share + texts.verified_tokens))
     sequences = np.r_[0.0, np.geomspace(min(0.01, most / 2), max(most, 1e-6), POINTS)]
     steps_s = np.array([table.step_s(texts, n + texts.beams, n * share) for n in sequences])
     rates = sequences / (texts.steps * texts.beams * steps_s)

@@ -73,7 +73,7 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
         linear_s=_dense(tokens, _from_zero(step.value, tokens.shape) + added_s * (tokens > 0)),
         decode_s=_rows(sequences, np.vstack([np.zeros(CONTEXTS + 1), _even(contexts, attended, CONTEXTS)])),
         context_step=limits.context / CONTEXTS,
-        prefill_s=_even(chunks[:, 0], np.asarray(prefill.value * whole).T, QUERIES).T * (np.arange(QUERIES + 1)[:, None] > 0),
+        prefill_s=_from_zero(_even(chunks[:, 0], np.asarray(prefill.value * whole).T, QUERIES).T),
         query_step=limits.tokens / QUERIES, start_step=limits.context / STARTS,
         host_s=_dense(sequences, _step_s(served, engine) + engine.sequence * sequences + projected.value),
         floor_s=np.zeros(limits.sequences + 1), prompt_s=engine.prompt,
@@ -128,8 +128,8 @@ def _known(operation: Gemm | ExpertLayer, precision: Precision, device: Device) 
 
 
 def _unpacked(operation: ExpertLayer, served: Served, device: Device) -> Estimate:
-    """Return the time of experts whose storage no kernel was measured with: as unpacked ones, by the bytes they read."""
-    plain = replace(served.expert_products, weight=operation.dtype, raw="")
+    """Return the time of experts in a storage that no kernel was measured with: as unpacked ones, by the bytes read."""
+    plain = replace(served.expert_products, weight=served.expert_products.compute, raw="")
     as_stored = replace(operation, weight_dtype=plain.weight)
     estimate = _time(as_stored, replace(served, expert_products=plain), device)
     fewer = np.asarray(operation.moved_bytes) / np.asarray(as_stored.moved_bytes)
@@ -179,9 +179,9 @@ def _even(lengths: Array, values: Amount, cells: int) -> Array:
     return np.stack([np.interp(grid, lengths, row) for row in np.atleast_2d(values)])
 
 
-def _from_zero(values: Amount, shape: tuple[int, ...]) -> Array:
-    """Return the values with nothing at no tokens."""
-    full = np.array(np.broadcast_to(values, shape), dtype=float)
+def _from_zero(values: Amount, shape: tuple[int, ...] | None = None) -> Array:
+    """Return the values with nothing in the first row: no tokens take no time."""
+    full = np.array(values if shape is None else np.broadcast_to(values, shape), dtype=float)
     full[0] = 0.0
     return full
 

@@ -61,8 +61,8 @@ RUN_FIGURES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 def _runs(frame: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
     """Return mean and quantiles of each run and target, measured and predicted, over the requests that have both."""
     wanted, found = KINDS[kind], []
-    for names, run in frame.groupby(list(wanted.group_by), sort=False):
-        told: dict[str, Any] = dict(zip(wanted.group_by, names, strict=True))
+    for key, run in frame.groupby(list(wanted.group_by), sort=False):
+        told: dict[str, Any] = dict(zip(wanted.group_by, key, strict=True))
         for target in wanted.targets:
             both = run[(run["target"] == target) & run["measured"].notna() & run["predicted"].notna()]
             told[target] = {name: _compared(both, share) for name, share in RUN_FIGURES.items()} if len(both) else None

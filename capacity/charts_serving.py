@@ -40,10 +40,11 @@ def latency_curve(points: Sequence[Point], objective: Objective, name: str) -> F
     """Return median and tail latency over the rate, with the objective's line; crosses mark overload."""
     figure = go.Figure()
     rates = [point.rate for point in points]
-    figure.add_scatter(
-        name="p50", x=rates, y=[point.p50_s * MS_PER_S for point in points], mode="lines+markers",
-        line={"color": PALETTE[4], "dash": "dot"}, marker={"symbol": "square"},
-    )  # fmt: skip
+    if min(point.p50_s for point in points) > figures.SHORTEST_S:  # else half of the answers are cached
+        figure.add_scatter(
+            name="p50", x=rates, y=[point.p50_s * MS_PER_S for point in points], mode="lines+markers",
+            line={"color": PALETTE[4], "dash": "dot"}, marker={"symbol": "square"},
+        )  # fmt: skip
     errors = np.nan_to_num([point.tail_error_s * MS_PER_S for point in points])
     figure.add_scatter(
         name=f"{objective.percentile}, bar: standard error", x=rates, y=[point.tail_s * MS_PER_S for point in points],
@@ -54,9 +55,10 @@ def latency_curve(points: Sequence[Point], objective: Objective, name: str) -> F
         hovertemplate="%{x:.3g}/s: %{y:.3g} ms<br>%{hovertext}",
     )  # fmt: skip
     limit = text(objective.latency, "seconds")
-    figure.add_hline(
-        y=objective.latency * MS_PER_S, line_dash="dash", line_color=INK, annotation_text=f"objective {limit}"
-    )
+    figure.add_scatter(
+        name=f"objective {limit}", x=[rates[0], rates[-1]], y=[objective.latency * MS_PER_S] * 2, mode="lines",
+        line={"color": INK, "dash": "dash"},
+    )  # fmt: skip
     figure.update_yaxes(type="log")
     figure = styled(figure, f"Latency against load: {name} (✕ overloaded)", "Rate [requests/s]", "Latency [ms]")
     held = [point.rate for point in points if point.tail_s <= objective.latency and point.state != "overloaded"]
@@ -125,7 +127,7 @@ def waterfall(option: Serving) -> Figure:
             marker={"color": PART_COLORS[kind], "pattern": {"shape": pattern}},
             hovertext=[text(time_s, "seconds") for time_s in lasts_s], hovertemplate="%{y}: %{hovertext}",
         )  # fmt: skip
-    figure.update_layout(barmode="overlay")
+    figure.update_layout(barmode="overlay", height=180 + 45 * len(parts))
     figure.update_yaxes(autorange="reversed")
     figure = styled(figure, f"A mean request on {option.name} (hatched: queue)", "Time since arrival [ms]", "")
     words = [

@@ -184,7 +184,7 @@ class _Candidate:
     def without_spare_s(self, case: Case) -> float:
         """Return the tail latency at peak with one replica of each pool less [s]; infinite where none remains."""
         fewer = {name: count - 1 for name, count in case.replicas.items()}
-        if min(fewer.values()) == 0:
+        if any(fewer[pool.name] < pool.fewest for pool in self.fitting):
             return math.inf
         lost = replace(case, replicas=fewer, day=False)
         return self.tail_s(verify.run(self.fitting, self.scenario, lost, Settings(requests=verify.ENOUGH)))

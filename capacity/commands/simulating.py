@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from capacity import catalogue, documents, files, planner, references
 from capacity.commands.planning import Request, console, rich_table
 from capacity.errors import InputError, Problem
-from capacity.report.cells import Missing
 from capacity.spec.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -151,14 +150,12 @@ def rendered(found: Answer, format_: str) -> str:
 
 
 def _narrow(content: Table) -> Table:
-    """Return a table without the columns that do not fit a terminal, or hold nothing but zeros and reasons."""
+    """Return a table without the columns that do not fit a terminal, or say nothing."""
+    from capacity.report import serving
+
     keep = SHOWN.get(content.title.rpartition(": ")[2])
     hidden = [column.key for column in content.columns if keep and column.key not in keep]
-    for column in content.columns:
-        cells = [row[column.key] for row in content.rows]
-        if cells and all(isinstance(cell, Missing) or cell == 0.0 for cell in cells):
-            hidden.append(column.key)
-    return content.without(*hidden)
+    return serving.told(content.without(*hidden))
 
 
 def _print(found: Answer) -> None:

@@ -83,8 +83,8 @@ class Course:
 def course(table: StepTable, texts: Texts, slots: float) -> Course:
     """Return the course of a replica with room for `slots` requests.
 
-    A request sees the sequences that it finds and its own: T(n + beams, P). The course ends where the steps are full, or
-    where more sequences would carry no more load.
+    A request sees the sequences that it finds and its own: T(n + beams, P). The course ends where the steps are full,
+    or where more sequences would carry no more load.
     """
     most = slots * texts.beams
     share = max(texts.prompt - texts.cached, 0.0) / (texts.steps * texts.beams)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -90,8 +91,9 @@ def arrivals(scenario: Scenario, case: Case) -> Arrivals:
     if traffic.trace is not None:
         return arriving.Trace.read(traffic.trace)
     if traffic.load:
-        process = "constant" if traffic.arrivals == "constant" else "poisson"
-        return arriving.Schedule(tuple((part.rate / case.share, part.duration) for part in traffic.load), process)  # type: ignore[arg-type]
+        process: Literal["constant", "poisson"] = "constant" if traffic.arrivals == "constant" else "poisson"
+        stages = tuple((part.rate / case.share, part.duration) for part in traffic.load)
+        return arriving.Schedule(stages, process)
     if case.day:
         return arriving.Diurnal(rate, max(traffic.mean_to_peak, 0.05), traffic.peak_hour)
     if traffic.arrivals == "constant":
@@ -105,7 +107,7 @@ def nodes(pools: Sequence[Pool], scenario: Scenario, case: Case) -> list[Node]:
     Raises
     ------
     CapacityError
-        When a request would visit the replicas of one pool twice with another pool between.
+        When a request would visit the replicas of one pool twice with other work between.
     """
     came = arrivals(scenario, case)
     recorded = came.lengths if isinstance(came, arriving.Trace) else None
@@ -145,21 +147,19 @@ class _Builder:
 
     def of(self, pool: Pool) -> list[Node]:
         """Return the nodes of one pool: its host stages, then its devices."""
-        mine = {stage.name for stage in pool.stages}
         hosts = [stage for stage in pool.stages if isinstance(stage, HostStage)]
         work = [stage for stage in pool.stages if not isinstance(stage, HostStage)]
-        outside = [name for stage in work for name in self._before(stage) if name not in mine]
+        inside = {stage.name for stage in work}
+        before = [name for stage in work for name in self._before(stage) if name not in inside]
         found = []
         for stage in hosts:
             found.append(Node(stage.name, self._host(stage, pool), self._before(stage)))
             self.names[stage.name] = stage.name
-        before_all = [stage.name for stage in hosts if self._leads_to(stage.name, mine)]
         name = node_name(pool)
-        self._visited_once(pool, work, outside)
-        after = tuple(dict.fromkeys([*outside, *before_all]))
+        self._visited_once(pool, work)
         writer = pool.generates
         made = self._station(pool, work[0]) if writer is None else self._generating(writer, pool, name)
-        found.append(Node(name, made, after, answers=any(item.cache_answers for item in work)))
+        found.append(Node(name, made, tuple(dict.fromkeys(before)), answers=any(item.cache_answers for item in work)))
         for item in work:
             self.names[item.name] = name
         return found
@@ -167,23 +167,14 @@ class _Builder:
     def _before(self, stage: StageSpec) -> tuple[str, ...]:
         return self.scenario.serving.after(stage)
 
-    def _leads_to(self, name: str, mine: set[str]) -> bool:
-        """Tell whether a later stage of the same pool comes after host stage `name`."""
-        return any(name in self._before(stage) for stage in self.scenario.serving.stages if stage.name in mine)
-
-    def _visited_once(self, pool: Pool, work: Sequence[StageSpec], outside: Sequence[str]) -> None:
-        """Refuse a pool whose later stage waits for another pool that waits for its first."""
-        seen, to_see = set[str](), list(outside)
-        by_name = {stage.name: stage for stage in self.scenario.serving.stages}
-        while to_see:
-            name = to_see.pop()
-            if name in {stage.name for stage in work}:
-                raise CapacityError(
-                    f"pool {pool.name} is visited again after other pools; give stage {work[-1].name} a pool of its own"
-                )
-            if name not in seen:
-                seen.add(name)
-                to_see += self._before(by_name[name])
+    def _visited_once(self, pool: Pool, work: Sequence[StageSpec]) -> None:
+        """Refuse a pool whose later stage waits for other work that waits for its first."""
+        serving, inside = self.scenario.serving, {stage.name for stage in work}
+        between = {name for stage in work for name in serving.before(stage.name)} - inside
+        if any(inside.intersection(serving.before(name)) for name in between):
+            raise CapacityError(
+                f"pool {pool.name} is visited again after other work; give stage {work[-1].name} a pool of its own"
+            )
 
     def _host(self, stage: HostStage, pool: Pool) -> Stage:
         if stage.workers is None:

@@ -176,8 +176,13 @@ class Pool:
         return GenerateLoad(
             name=self.name, course=self._course.slowed(math.exp(shift * self.server.table.log_sigma)), slots=slots,
             service_scv=variation**2, seen=seen_s, share=self.reaching * (1 - self.context.hit_rate(stage)),
-            host_s=self.host_s, devices_per_replica=self.devices_per_replica,
+            host_s=self.host_s, devices_per_replica=self.devices_per_replica, fewest=self.fewest,
         )  # fmt: skip
+
+    @property
+    def fewest(self) -> int:
+        """Fewest replicas that work at all: one that reads and one that writes where prompts are read apart."""
+        return 2 if self.generates is not None and self.generates.disaggregated else 1
 
     @cached_property
     def _course(self) -> Course:

@@ -44,6 +44,10 @@ class Load(Protocol):
         """Devices of one replica: less than one where it is a slice."""
 
     @property
+    def fewest(self) -> int:
+        """Fewest replicas that work at all."""
+
+    @property
     def alone_s(self) -> float:
         """Time of a request on an idle replica [s]."""
 
@@ -69,6 +73,7 @@ class PoolLoad:
     """Share of the requests that reach it; the others were answered before."""
     host_s: float = 0.0
     devices_per_replica: float = 1
+    fewest: int = 1
 
     @property
     def alone_s(self) -> float:
@@ -108,6 +113,7 @@ class GenerateLoad:
     """Time until clients see what was made [s]."""
     host_s: float = 0.0
     devices_per_replica: float = 1
+    fewest: int = 1
 
     @property
     def alone_s(self) -> float:
@@ -197,7 +203,7 @@ def _service(parts: Sequence[Service]) -> Service:
 
 def least(pool: Load, rate: float) -> int:
     """Return the fewest replicas that keep up with `rate`."""
-    return int(rate / pool.most_rate()) + 1
+    return max(pool.fewest, int(rate / pool.most_rate()) + 1)
 
 
 def sized(pools: Sequence[Load], demand: Demand, given: Mapping[str, int] | None = None) -> Fleet | Miss:

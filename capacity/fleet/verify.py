@@ -131,7 +131,8 @@ class _Trials:
         return self.latency_s(replicas) <= self._scenario.objective.latency
 
     def meets_with(self, replicas: Mapping[str, int], name: str, count: int) -> bool:
-        return self.meets({**replicas, name: count})
+        fewest = next(pool.fewest for pool in self._pools if pool.name == name)
+        return count >= fewest and self.meets({**replicas, name: count})
 
     def slowest(self, replicas: Mapping[str, int], free: Sequence[Pool]) -> Pool | None:
         """Return the pool where a request at the percentile loses most time beyond being alone there."""

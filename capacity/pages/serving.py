@@ -22,13 +22,12 @@ from capacity.spec.scenario import DAY_S, Scenario
 from capacity.units import text
 
 OPTIONS = (
-    "name", "devices", "replicas", "latency_median_s", "latency_quantile_s", "latency_quantile_low_s",
+    "name", "devices", "replicas", "latency_quantile_s", "latency_quantile_low_s",
     "latency_quantile_high_s", "without_spare_s", "usd_per_hour", "usd_per_thousand_recommendations",
     "against_best_fraction", "bound", "basis", "verdict",
 )  # fmt: skip
 RUNS = (2_000, 5_000, 10_000, 20_000, REQUESTS, 100_000, 200_000)
-MOST_OF_A_DAY = 10_000_000
-"""Requests of a day up to which the page simulates it: some ten seconds."""
+MOST_OF_A_DAY = 10_000_000  # requests up to which the page simulates a day: some ten seconds
 DETAIL = "serving-option"
 
 
@@ -154,7 +153,7 @@ def _downloads(answer: Answer, view: View) -> None:
     columns = st.columns([1, 1, 4])
     for column, (kind, (content, mime)) in zip(columns, files.items(), strict=False):
         column.download_button(
-            f"{kind.upper()} of the simulation", content, file_name=f"{answer.scenario.id}-serving.{kind}", mime=mime,
+            f"Simulation {kind.upper()}", content, file_name=f"{answer.scenario.id}-serving.{kind}", mime=mime,
             on_click="ignore", width="stretch", key=f"download:serving-{kind}",
         )  # fmt: skip
     with st.expander("The same on the command line"):
@@ -202,7 +201,7 @@ def _detail(answer: Answer, option: Serving) -> None:
     show.doubts(said, f"How the run of {option.name} went")
     _charts(charts_serving.drawn(option, answer.scenario.objective), "run")
     for part in tables.detail_tables(option):
-        narrow = tables.with_errors(part) if part.title == "Latency" else part
+        narrow = tables.with_errors(part) if part.title == "Latency" else tables.told(part)
         st.subheader(narrow.title, anchor=part.title.replace(" ", "-").casefold())
         show.table(narrow)
 

@@ -226,6 +226,16 @@ def _joined(row: Row, key: str) -> str:
     return f"{told} ±{shown(share if share > SMALLEST_ERROR else 0.0, 'fraction', digits=2).replace(' ', '')}"
 
 
+def told(table: Table) -> Table:
+    """Return a table without columns that hold nothing but zeros and reasons."""
+    empty = [
+        column.key
+        for column in table.columns
+        if all(isinstance(row[column.key], Missing) or row[column.key] == 0.0 for row in table.rows)
+    ]
+    return table.without(*empty) if table.rows else table
+
+
 def outcome_table(option: Serving) -> Table:
     """Return how the measured requests left the pipeline and each node, as shares."""
     run = figures.run_of(option)

@@ -39,7 +39,7 @@ NEARLY = 2.0
 
 
 def compiled() -> bool:
-    """Return whether the event engine was ever compiled on this machine; else its first run takes some 10 s longer."""
+    """Return whether the event engine was ever compiled on this machine; else its first run takes some 20 s longer."""
     kernel: Any = replicas.settle
     return any(Path(kernel.stats.cache_path).glob("replicas.settle-*.nbi"))
 

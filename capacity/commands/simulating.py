@@ -125,7 +125,7 @@ def _answer(request: Request, wish: Wish, tell: Callable[[str], None]) -> Answer
     if scenario.traffic.trace is not None:
         Trace.read(scenario.traffic.trace)  # what is wrong in the file is said at its place, once
     if not simulation.compiled():
-        tell("compiling the event engine, once on this machine: some 10 s")
+        tell("compiling the event engine, once on this machine: some 20 s")
     told = scenario.traffic.trace is not None or bool(scenario.traffic.load)
     requests = wish.requests if wish.requests is not None or told else served.REQUESTS
     question = served.Question(

@@ -17,7 +17,7 @@ from capacity.phases.serving_step import Context
 from capacity.plan import Violation
 from capacity.spec.model import TransformerModel
 from capacity.spec.serving import Pool as PoolSpec
-from capacity.spec.stages import GenerateStage, HostStage, Stage
+from capacity.spec.stages import GenerateStage, HostStage, RetrieveStage, Stage
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.slices import sliced
@@ -87,8 +87,9 @@ class Pool:
 
     @property
     def devices_per_replica(self) -> int | float:
-        """Devices of one replica; less than one for a slice."""
+        """Devices of one replica, all its shards; less than one for a slice."""
         degree = self.server.served.layout.devices if self.generates else self.context.tensor_parallel
+        degree *= max((stage.shards for stage in self.stages if isinstance(stage, RetrieveStage)), default=1)
         return degree / self.spec.slices if self.spec.slices > 1 else degree
 
     def batch(self, level: int) -> int:

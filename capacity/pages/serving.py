@@ -129,7 +129,7 @@ def _fixed(pool: str, view: View, count: int) -> View:
 def _simulated(view: View) -> list[Serving]:
     """Return every device of the view simulated, with a bar that says how far it is."""
     names = state.candidates(view)
-    ready = "" if simulation.compiled() else "compiling the event engine, once on this machine: some 10 s; "
+    ready = "" if simulation.compiled() else "compiling the event engine, once on this machine: some 20 s; "
     bar = st.progress(0.0, text=f"{ready}simulating {len(names)} devices")
     found = []
     for place, name in enumerate(names, start=1):

@@ -38,6 +38,10 @@ class Limits:
     tokens: int
     sequences: int
     context: int
+    beams: int = 1
+    """Sequences of one request."""
+    shared: float = 0.0
+    """Positions that they share: its prompt [token]."""
 
 
 def kernels_s(work: Kernels, served: Served, device: Device) -> Estimate:
@@ -61,7 +65,7 @@ def table(served: Served, device: Device, engine: ServingEngine, limits: Limits)
     linear = kernels_s([op for op in work if not isinstance(op, Collective)], served, device).scaled(pace)
     exchange = kernels_s([op for op in work if isinstance(op, Collective)], served, device).scaled(engine.exchange)
     contexts = _spread(limits.context, TIMED_CONTEXTS)
-    decode = _attention(served, device, "decode", np.ceil(sequences[1:, None] / groups), 1.0, contexts[None, :])
+    decode = _decode(served, device, np.ceil(sequences[1:, None] / groups), contexts[None, :], limits)
     chunks = _spread(limits.tokens, TIMED_QUERIES)[:, None]
     starts = np.linspace(0, limits.context, STARTS + 1)[None, :]
     prefill = _attention(served, device, "prefill", 1.0, chunks, chunks + starts)
@@ -94,6 +98,18 @@ def _layers_s(served: Served, engine: ServingEngine) -> float:
     each_s += engine.quantized_layer * served.quantized
     each_s += engine.grouped_layer * (layout.attention_data > 1)
     return served.layers * each_s
+
+
+def _decode(served: Served, device: Device, batch: Array, contexts: Array, limits: Limits) -> Estimate:
+    """Return the attention of sequences that decode; beams of one request attend to what they share in one pass."""
+    alone = _attention(served, device, "decode", batch, 1.0, contexts)
+    if limits.beams == 1:
+        return alone
+    own = _attention(served, device, "decode", batch, 1.0, np.maximum(contexts - limits.shared, 1.0))
+    requests = np.maximum(batch / limits.beams, 1.0)
+    shared = _attention(served, device, "prefill", requests, limits.beams, limits.shared + limits.beams)
+    together = total([own, shared])
+    return replace(together, value=np.minimum(together.value, alone.value))
 
 
 def _attention(served: Served, device: Device, phase: str, batch: Amount, query: Amount, keys: Amount) -> Estimate:

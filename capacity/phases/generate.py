@@ -67,5 +67,6 @@ def server(
     )  # fmt: skip
     return Server(
         served=served, device=device, engine=engine_step.chosen(engines, stage.software), context=int(longest) + 1,
-        max_sequences=stage.max_sequences, max_batched_tokens=stage.max_batched_tokens,
+        max_sequences=stage.max_sequences, max_batched_tokens=stage.max_batched_tokens, beams=stage.beams,
+        shared_tokens=mean.prompt if stage.beams > 1 else 0.0,
     )  # fmt: skip

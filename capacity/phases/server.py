@@ -43,6 +43,9 @@ class Server:
     max_batched_tokens: int | None = None
     given_kv_tokens: float | None = None
     memory_share: float | None = None
+    beams: int = 1
+    shared_tokens: float = 0.0
+    """Positions that the beams of a request share [token]."""
     draft: Server | None = None
     """What proposes tokens before each step, as many as `drafted`."""
     drafted: int = 0
@@ -61,7 +64,10 @@ class Server:
     @cached_property
     def table(self) -> StepTable:
         """Time of every step."""
-        limits = Limits(tokens=self.batched_tokens, sequences=self.sequences, context=self.context)
+        limits = Limits(
+            tokens=self.batched_tokens, sequences=self.sequences, context=self.context, beams=self.beams,
+            shared=self.shared_tokens,
+        )  # fmt: skip
         own = engine_step.table(self.served, self.device, self.engine, limits)
         if self.draft is None:
             return own

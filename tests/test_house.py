@@ -30,6 +30,7 @@ EDGE = {
     "simulation",
     "charts",
     "charts_accuracy",
+    "charts_serving",
     "history",
 }
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
@@ -44,6 +45,7 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "simulation": UP_TO_MONEY | {"catalogue", "references", "planner"},
     "charts": {"errors", "units", "plan", "report"},
     "charts_accuracy": {"charts", "report"},
+    "charts_serving": {"charts", "units", "spec", "fleet", "report"},
     "commands": EDGE | {"commands"},
     "pages": EDGE | {"pages"},
     "cli": {"errors", "units", "commands"},
@@ -53,6 +55,8 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "kernels": {"errors", "units", "documents", "catalogue", "spec", "work", "kernels"},
 }
 LAZILY_ALLOWED = {
+    ("capacity/report/serving_files.py", "charts"): "the HTML report draws charts",
+    ("capacity/report/serving_files.py", "charts_serving"): "the HTML report draws charts",
     ("capacity/report/html.py", "charts"): "the HTML report draws charts; plotly takes a second to import",
     ("capacity/commands/measuring.py", "kernels"): "`capacity calibrate` runs the kernels",
     ("capacity/commands/checking.py", "kernels"): "`capacity calibrate --check` runs the kernels",
@@ -68,7 +72,7 @@ OUTSIDE = {
     "onnxruntime": ("kernels/",),
     "openvino": ("kernels/",),
     "streamlit": ("capacity/pages/", "dashboard.py"),
-    "plotly": ("capacity/charts.py", "capacity/charts_accuracy.py"),
+    "plotly": ("capacity/charts.py", "capacity/charts_accuracy.py", "capacity/charts_serving.py"),
     "numba": (
         "capacity/timing/compiled.py",
         "capacity/fleet/simulator.py",

@@ -239,18 +239,13 @@ LOAD_TARGETS = {
 
 def _load(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
     del values
-    told: dict[str, list[float]] = {name: [] for name in LOAD_TARGETS}
-    runs: dict[tuple[Any, ...], tuple[Seen, list[float]]] = {}
-    for row in _rows(rows):
-        key = tuple(str(row.values.get(name)) for name in EXPERIMENT)
-        if key not in runs:
-            runs[key] = open_load(row, context)
-        seen, starts = runs[key]
-        part = _stage(seen, starts, row.text("stage"))
-        for name, seconds in _figures_s(part).items():
-            told[name].append(MILLISECONDS * seconds)
     row = next(_rows(rows))
-    return {name: _estimates(part, row, context, first=name.startswith("ttft")) for name, part in told.items()}
+    seen, starts = open_load(row, context)
+    found = _figures_s(_stage(seen, starts, row.text("stage")))
+    return {
+        name: _estimates([MILLISECONDS * seconds], row, context, first=name.startswith("ttft"))
+        for name, seconds in found.items()
+    }
 
 
 def _figures_s(stage: Seen) -> dict[str, float]:
@@ -267,14 +262,6 @@ def _figures_s(stage: Seen) -> dict[str, float]:
         each = getattr(part, column) if column else np.array([token_s])
         found[name] = float(each.mean() if share is None else np.quantile(each, share))
     return found
-
-
-EXPERIMENT = (
-    "engine_version", "dtype", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "prefix_groups",
-    "users_per_group", "system_prompt_tokens", "question_tokens", "requested_output_tokens", "gpu_memory_utilization",
-    "prompt_tokens_mean", "output_tokens_mean",
-)  # fmt: skip
-"""Columns that tell experiments of one load apart."""
 
 
 def _stage(seen: Seen, starts: list[float], name: str) -> Seen:
@@ -327,7 +314,7 @@ KINDS: dict[str, Kind] = {
     "serving_load": Kind(
         group_by=("hardware", "engine", "model", "load", "tensor_parallel"), whole=("tensor_parallel",),
         sizes=("requested_output_tokens", "question_tokens"), optional_names=("dtype", "arrivals"),
-        targets=tuple(LOAD_TARGETS), measured=_given, predict=_load,
+        targets=tuple(LOAD_TARGETS), measured=_given, predict=_load, alone=True,
         optional=("max_num_batched_tokens", "max_num_seqs", "prefix_groups", "users_per_group", "max_model_len"),
     ),
     "serving_trace": Kind(

@@ -9,6 +9,10 @@ from capacity import catalogue, validate
 
 BOARD = hardware(rates=RATES | {"fp8": 200e12})
 ENGINE = {"hardware": BOARD.id, "engine": "vllm 0.14.0", "dtype": "bf16"}
+SERVER = {
+    "hardware": "h100-sxm-80gb", "engine": "vllm 0.15.1", "model": "meta-llama/Llama-2-7b-hf", "dtype": "bf16",
+    "tensor_parallel": 1,
+}  # fmt: skip
 BASE = {
     "gemm": ENGINE | {"m": 64, "n": 4096, "k": 1024, "latency_us": 40.0},
     "gemm_fp32": {"hardware": BOARD.id, "batch": 2, "m": 64, "n": 512, "k": 1024, "latency_ms": 0.2},
@@ -33,6 +37,19 @@ BASE = {
     "mlperf_inference": {
         "hardware": "t4", "benchmark": "bert-99", "scenario": "Offline", "round": "v2.0", "weight_dtype": "int8",
         "software": "TensorRT 8.4", "value": 800.0, "value_per_device": 400.0,
+    },
+    "serving_closed_loop": SERVER | {
+        "gemm_dtype": "bf16", "input_tokens": 256, "output_tokens": 32, "concurrency": 4, "ttft_ms": 40.0,
+        "tpot_ms": 8.0,
+    },
+    "serving_load": SERVER | {
+        "load": "2rps x 20s;6rps x 20s", "arrivals": "constant", "stage": "summary", "max_model_len": 4096,
+        "max_num_batched_tokens": 2048, "max_num_seqs": 128, "prefix_groups": 3, "users_per_group": 2,
+        "system_prompt_tokens": 100, "question_tokens": 400, "requested_output_tokens": 50, "ttft_mean_ms": 30.0,
+        "tpot_mean_ms": 8.0, "e2e_mean_ms": 400.0,
+    },
+    "serving_trace": SERVER | {
+        "arrival_s": 1.0, "input_tokens": 300, "output_tokens": 40, "ttft_s": 0.03, "end_to_end_s": 0.4,
     },
 }  # fmt: skip
 """A good row of each kind."""
@@ -62,6 +79,9 @@ CHANGES: dict[str, tuple[dict, ...]] = {
         {"scenario": "Server"}, {"scenario": "SingleStream", "value": 9.0}, {"hardware": "a100-sxm-80gb"},
         {"weight_dtype": None, "benchmark": "bert-99.9"}, {"benchmark": "resnet50"},
     ),
+    "serving_closed_loop": ({"concurrency": 32}, {"tensor_parallel": 4}, {"model": "llama"}, {"input_tokens": 500_000}),
+    "serving_load": ({"stage": "stage_1"}, {"load": "4rps x 10s"}, {"stage": "stage_7"}, {"load": "often"}),
+    "serving_trace": ({"arrival_s": 0.0}, {"arrival_s": 9.5, "output_tokens": 3}, {"model": "llama"}),
 }  # fmt: skip
 """Changes to a good row that make other kernels run, or none."""
 FITS = (

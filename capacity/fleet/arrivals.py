@@ -309,6 +309,12 @@ class Trace(Arrivals):
         """Number of all arrivals."""
         return float(len(self.times_s))
 
+    def thinned(self, share: int) -> Trace:
+        """Return one in `share` of the requests, for a fleet of which as many replicas are simulated."""
+        if share == 1:
+            return self
+        return Trace(self.times_s[::share], self.input_tokens[::share], self.output_tokens[::share])
+
     @property
     def lengths(self) -> InOrder:
         """What the same requests ask for, in the order of their arrival."""

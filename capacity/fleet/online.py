@@ -89,7 +89,7 @@ def arrivals(scenario: Scenario, case: Case) -> Arrivals:
     """Return how requests come, to the simulated share of the fleet."""
     traffic, rate = scenario.traffic, case.rate / case.share
     if traffic.trace is not None:
-        return arriving.Trace.read(traffic.trace)
+        return arriving.Trace.read(traffic.trace).thinned(case.share)
     if traffic.load:
         process: Literal["constant", "poisson"] = "constant" if traffic.arrivals == "constant" else "poisson"
         stages = tuple((part.rate / case.share, part.duration) for part in traffic.load)

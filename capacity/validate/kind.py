@@ -53,12 +53,14 @@ class Predicted:
     low: Array
     high: Array
     basis: Basis | NDArray[np.object_]
+    blank: str = ""
+    """Why a row may have no value."""
 
     @classmethod
-    def of(cls, estimate: Estimate) -> Predicted:
+    def of(cls, estimate: Estimate, blank: str = "") -> Predicted:
         """Return the predictions of an estimate with one value a row."""
         value, low, high = (np.asarray(part, dtype=float) for part in (estimate.value, estimate.low, estimate.high))
-        return cls(value, low, high, estimate.basis)
+        return cls(value, low, high, estimate.basis, blank)
 
     @classmethod
     def each(cls, estimates: Sequence[Estimate], chosen: NDArray[np.intp]) -> Predicted:

@@ -78,3 +78,5 @@ def _fill(
         part.loc[rows.index, "low"] = predicted.low
         part.loc[rows.index, "high"] = predicted.high
         part.loc[rows.index, "basis"] = predicted.basis
+        blank = rows.index[np.isnan(predicted.value)]
+        part.loc[blank, ["basis", "reason"]] = ["", predicted.blank]

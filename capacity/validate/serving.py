@@ -32,6 +32,9 @@ ROUNDS = 10
 """Requests sent for each client (InferenceMAX: ten prompts a client)."""
 CLIENT_TIMEOUT_S = 300.0
 """Clients of the load tables give up after this time, and only completed requests are counted."""
+MOST_TOKENS, MOST_REQUESTS = 10_000_000, 1_000_000
+"""Longest sequence, and largest run, that is simulated."""
+UNANSWERED = "the server has no room for such a request"
 EARLY_END_CV = 0.08
 """Standard deviation ÷ mean of output lengths where the model ends before it must (assumed)."""
 
@@ -168,6 +171,8 @@ def open_load(row: Row, context: Context) -> tuple[Seen, list[float]]:
         rates = [(float(rate), float(length.rstrip("s "))) for rate, length in parts]
     except ValueError:
         raise InputError(f"load {row.text('load')!r} is no list of stages like '8rps x 600s;20rps x 600s'") from None
+    if sum(rate * length for rate, length in rates) > MOST_REQUESTS:
+        raise InputError(f"load {row.text('load')!r} is more than {MOST_REQUESTS:,} requests")
     starts = np.cumsum([0.0] + [length for _, length in rates])
     times = [start + np.arange(int(rate * length)) / rate for (rate, length), start in zip(rates, starts, strict=False)]
     arrival_s = np.concatenate(times)
@@ -201,7 +206,8 @@ def replay(rows: pd.DataFrame, context: Context) -> Seen:
     back = np.empty(len(rows), np.int64)
     back[order] = np.argsort(left.request, kind="stable")
     left = left.at(back)
-    return Seen(left.arrival_s, left.first_s - left.arrival_s, left.time_s - left.arrival_s, outputs[np.argsort(order)])
+    end_s = np.where(left.outcome == Outcome.SERVED, left.time_s, np.nan)
+    return Seen(left.arrival_s, left.first_s - left.arrival_s, end_s - left.arrival_s, outputs[np.argsort(order)])
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[Row]:
@@ -216,7 +222,8 @@ def _estimates(values: list[float], row: Row, context: Context, *, first: bool) 
     sigma = adds.first_log_sigma if first else adds.log_sigma
     carried = max((float(np.max(error)) for error in device.errors.values()), default=0.0)
     basis: Basis = "projected" if device.basis in {"projected", "assumed"} else "calibrated"
-    return Predicted.of(Estimate(np.array(values), {"servers": np.hypot(sigma, carried)}, basis))
+    blank = f"{UNANSWERED}, or its answer has one token" if not first else UNANSWERED
+    return Predicted.of(Estimate(np.array(values), {"servers": np.hypot(sigma, carried)}, basis), blank)
 
 
 def _closed(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
@@ -302,11 +309,25 @@ def _trace_measured(frame: pd.DataFrame, target: str) -> Array:
     return (_given(frame, "end_to_end_s") - _given(frame, "ttft_s")) / np.where(tokens > 1, tokens - 1, np.nan)
 
 
+def _impossible(frame: pd.DataFrame) -> dict[str, pd.Series[bool]]:
+    """Return what is too large to be simulated, and the rows that ask for it."""
+    lengths = ("input_tokens", "output_tokens", "system_prompt_tokens", "question_tokens", "requested_output_tokens")
+    tokens = frame[[name for name in lengths if name in frame]].apply(pd.to_numeric, errors="coerce").sum(axis=1)
+    reasons = {f"a sequence has at most {MOST_TOKENS:,} tokens": tokens > MOST_TOKENS}
+    for name, most in {
+        "concurrency": MOST_REQUESTS / ROUNDS, "max_num_seqs": MOST_REQUESTS, "max_num_batched_tokens": MOST_REQUESTS,
+    }.items():  # fmt: skip
+        if name in frame:
+            reasons[f"{name} is at most {most:,.0f}"] = frame[name] > most
+    return reasons
+
+
 OPTIONAL_NAMES = ("engine_version", "dtype", "gemm_dtype", "moe_dtype")
 KINDS: dict[str, Kind] = {
     "serving_closed_loop": Kind(
         group_by=("hardware", "engine", "model"), sizes=("input_tokens", "output_tokens", "concurrency"),
         optional_names=OPTIONAL_NAMES, targets=("ttft_ms", "tpot_ms"), measured=_given, predict=_closed, alone=True,
+        impossible=_impossible,
         optional=(
             "tensor_parallel", "pipeline_parallel", "attention_data_parallel", "moe_tensor_parallel", "expert_parallel",
         ),
@@ -314,13 +335,14 @@ KINDS: dict[str, Kind] = {
     "serving_load": Kind(
         group_by=("hardware", "engine", "model", "load", "tensor_parallel"), whole=("tensor_parallel",),
         sizes=("requested_output_tokens", "question_tokens"), optional_names=("dtype", "arrivals"),
-        targets=tuple(LOAD_TARGETS), measured=_given, predict=_load, alone=True,
+        targets=tuple(LOAD_TARGETS), measured=_given, predict=_load, alone=True, impossible=_impossible,
         optional=("max_num_batched_tokens", "max_num_seqs", "prefix_groups", "users_per_group", "max_model_len"),
     ),
     "serving_trace": Kind(
         group_by=("hardware", "engine", "model", "tensor_parallel"), whole=("tensor_parallel",),
         sizes=("input_tokens", "output_tokens"), amounts=("arrival_s",), optional_names=("dtype",),
         optional=("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens"),
-        targets=("ttft_s", "end_to_end_s", "tpot_s"), measured=_trace_measured, predict=_trace, runs=True,
+        impossible=_impossible, targets=("ttft_s", "end_to_end_s", "tpot_s"), measured=_trace_measured, predict=_trace,
+        runs=True,
     ),
 }  # fmt: skip

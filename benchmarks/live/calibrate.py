@@ -12,17 +12,20 @@ from numpy.random import Generator
 
 from benchmarks.live.encoder import body, own_encoder
 from benchmarks.live.load import drive
-from benchmarks.live.server import ECHO, ECHO_IN_BATCHES, ENCODE, MAX_BATCH, Rig
-from capacity.fleet.flow import Times
+from benchmarks.live.server import ECHO, ECHO_IN_BATCHES, ENCODE, MAX_BATCH, MAX_WAIT_MS, Rig
+from capacity.fleet.flow import Counts, Times
 from kernels.machine import fingerprint
 from kernels.timing import Case, Effort, Run, Timing, measured
 from kernels.torch_backend import Backend
 
-ITEMS = (1, 2, 3, 4, 6, MAX_BATCH)
-LONGEST = (4, 8, 16, 32)
-MOST_TOKENS = MAX_BATCH * LONGEST[-1]
+LONGEST = 32
+MOST_TOKENS = MAX_BATCH * LONGEST
 TOKEN_STEP = 4
-REST_S = 4e-3
+SIZES = [(items, longest) for items in range(1, MAX_BATCH + 1) for longest in range(3 + items % 3, LONGEST + 1, 9)]
+"""Texts and longest text. Odd counts too: lengths that are multiples of 8 alone would be up to 10 % too fast."""
+KNOTS = (4, 8, 16, 32, 64, 128, MOST_TOKENS)
+"""Tokens where the straight lines of the table meet."""
+REST_S = 1e-3 * (MAX_WAIT_MS + 1)
 """Pause before a batch: a worker that waits for requests finds its caches and its core cold."""
 MIDDLE = (0.159, 0.841)
 """Quantiles between which a normal distribution has two standard deviations: outliers are not the encoder's."""
@@ -43,7 +46,7 @@ class Calibration:
     token_s
         Time of a batch of 0, `TOKEN_STEP`, 2·`TOKEN_STEP`, … tokens, padding included [s].
     variation
-        Standard deviation ÷ mean of the time of equal batches.
+        Standard deviation ÷ mean of the time of batches of as many tokens.
     front_s
         From sending a request that the front answers itself until its answer, as quantiles from 0 to 1 [s].
     worker_s
@@ -96,11 +99,10 @@ def batch_timings(rounds: int) -> tuple[list[tuple[int, Timing]], float]:
         Share of the time that others had the core.
     """
     random, clock = np.random.default_rng(0), _RestedClock()
-    sizes = [(items, longest) for items in ITEMS for longest in LONGEST]
-    cases = [Case(f"{items}x{longest}", (), partial(_batches, random, items, longest)) for items, longest in sizes]
+    cases = [Case(f"{items}x{longest}", (), partial(_batches, random, items, longest)) for items, longest in SIZES]
     effort = Effort(rounds, warmup_s=0.1, round_limit_s=120.0)
     timings = list(measured(cases, Backend.local("cpu", threads=1).reference(), clock, effort))
-    found = [(items * longest, timing) for (items, longest), timing in zip(sizes, timings, strict=True)]
+    found = [(items * longest, timing) for (items, longest), timing in zip(SIZES, timings, strict=True)]
     return found, 1 - clock.own_s / clock.wall_s
 
 
@@ -132,7 +134,9 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     timings, shared = rig.worker.submit(batch_timings, rounds).result()
     tokens = np.array([tokens for tokens, _ in timings])
     median_s = np.array([timing.median_s for _, timing in timings])
-    spread = np.concatenate([np.array(timing.clean_s) / timing.median_s for _, timing in timings])
+    table_s = _table(tokens, median_s)
+    grid = TOKEN_STEP * np.arange(len(table_s))
+    spread = np.concatenate([np.array(timing.clean_s) / np.interp(count, grid, table_s) for count, timing in timings])
     random = np.random.default_rng(1)
 
     def alone(path: str, tokens: int) -> Times:
@@ -140,9 +144,9 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
         times_s = (np.arange(len(bodies)) + random.random(len(bodies)) / 4) * GAP_S
         return rig.front.submit(drive, rig.port, path, times_s, bodies).result().latency_s
 
-    front_s, echo_s, held_s = alone(ENCODE, 0), alone(ECHO, LONGEST[0]), alone(ECHO_IN_BATCHES, LONGEST[0])
+    front_s, echo_s, held_s = (alone(path, tokens) for path, tokens in ((ENCODE, 0), (ECHO, 8), (ECHO_IN_BATCHES, 8)))
     return Calibration(
-        machine=fingerprint(threads=1).model_dump(mode="json"), token_s=tuple(_table(tokens, median_s)),
+        machine=fingerprint(threads=1).model_dump(mode="json"), token_s=tuple(table_s),
         variation=float(np.diff(np.quantile(spread, MIDDLE))[0] / 2),
         front_s=tuple(np.quantile(front_s, np.linspace(0, 1, 21)).tolist()),
         worker_s=float(np.median(echo_s) - np.median(front_s)), hold_s=float(np.median(held_s) - np.median(echo_s)),
@@ -151,11 +155,9 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     )  # fmt: skip
 
 
-def _table(tokens: Times, median_s: Times) -> list[float]:
-    """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s], straight lines between."""
-    known = np.unique(tokens)
-    known_s = np.array([median_s[tokens == count].mean() for count in known])
-    slope = (known_s[1] - known_s[0]) / (known[1] - known[0])
-    grid = np.arange(0, MOST_TOKENS + 1, TOKEN_STEP)
-    table_s = np.where(grid < known[0], known_s[0] - slope * (known[0] - grid), np.interp(grid, known, known_s))
-    return [float(seconds) for seconds in table_s]
+def _table(tokens: Counts, median_s: Times) -> list[float]:
+    """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s]: the lines between `KNOTS` of least squares."""
+    hats = np.eye(len(KNOTS))
+    shares = np.stack([np.interp(tokens, KNOTS, hat) for hat in hats], axis=1)
+    knots_s = np.linalg.lstsq(shares / median_s[:, None], np.ones(len(tokens)))[0]
+    return [float(seconds) for seconds in np.interp(np.arange(0, MOST_TOKENS + 1, TOKEN_STEP), KNOTS, knots_s)]

@@ -51,7 +51,7 @@ def drawn(seed: int, calibration: Calibration, count: int, duration_s: float) ->
 
     def lengths(*size: int) -> Counts:
         drawn = median * np.exp(sigma * random.standard_normal(size))
-        return np.clip(np.rint(drawn), SHORTEST, LONGEST[-1]).astype(np.int64)
+        return np.clip(np.rint(drawn), SHORTEST, LONGEST).astype(np.int64)
 
     longest = lengths(20_000, MAX_BATCH).max(axis=1)
     full_s = np.interp(MAX_BATCH * longest, _grid(), calibration.token_s).mean() + calibration.worker_s

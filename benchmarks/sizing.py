@@ -31,7 +31,8 @@ def main() -> None:
     options = simulation.simulated(scenario, inputs, question, devices)
     spent_s = time.process_time() - started_s
     sized = [option for option in options if not option.refused]
-    print(f"{scenario.id}: {len(options)} devices, {len(sized)} of them sized by {sum(item.trials for item in sized)} runs")
+    trials = sum(option.trials for option in sized)
+    print(f"{scenario.id}: {len(options)} devices, {len(sized)} of them sized by {trials} runs")
     print(f"{spent_s:.2f} CPU-seconds in all, {1e3 * spent_s / len(options):.0f} ms a device")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.live import predict
 from benchmarks.live.__main__ import shown
-from benchmarks.live.calibrate import MOST_TOKENS, TOKEN_STEP, Calibration
+from benchmarks.live.calibrate import MOST_TOKENS, SIZES, TOKEN_STEP, Calibration, table_of
 from benchmarks.live.encoder import agree, body
 from benchmarks.live.load import drive
 from benchmarks.live.predict import Workload
@@ -83,6 +83,14 @@ def test_the_way_to_the_server_and_back_is_added():
     workload = Workload(0.5, np.zeros(1), np.array([4]))
     latency_s, _ = predict.predicted(made_up(front_s=(0.002, 0.002), worker_s=0.001), workload, seed=0)
     np.testing.assert_allclose(latency_s, 0.002 + 0.005 + 0.014 + 0.001)
+
+
+def test_the_table_is_the_line_that_batches_lie_on():
+    tokens = np.array([items * longest for items, longest in SIZES])
+    assert (tokens.min(), tokens.max()) == (4, MOST_TOKENS)
+    table_s = table_of(tokens, 0.01 + 0.001 * tokens)
+    np.testing.assert_allclose(table_s[1:], 0.01 + 0.001 * np.arange(TOKEN_STEP, MOST_TOKENS + 1, TOKEN_STEP))
+    assert table_s[0] == table_s[1]  # nothing is shorter than the shortest batch
 
 
 def test_workloads_hang_on_the_seed_alone():

@@ -16,8 +16,8 @@ from benchmarks.live.predict import QUANTILES
 from benchmarks.live.proof import Plan, Row, proof
 from benchmarks.live.server import rig
 
-MOST_WAITED = 0.02
-"""Share of a run that the server may wait for its cores before it counts as disturbed."""
+MOST_WAITED, MOST_OTHERS = 0.02, 0.1
+"""Shares of a run that the server may wait for its cores, and that others may work, before it counts as disturbed."""
 
 
 def shown(rows: list[Row]) -> str:
@@ -33,9 +33,10 @@ def shown(rows: list[Row]) -> str:
             line = f"{head:29}  {name:>4}{1e3 * said.latency_s[index]:11.2f}{both:>18}"
             lines.append(line + f"{row.errors[index]:+9.1%}{row.noise[index]:+9.1%}")
             head = ""
-        waited = max(each.waited for each in row.measured)
-        if waited > MOST_WAITED:
-            lines.append(f"      disturbed: the server waited {waited:.0%} of a run for cores that others had")
+        for number, each in enumerate(row.measured, 1):
+            if each.waited > MOST_WAITED or each.others > MOST_OTHERS:
+                text = f"      pass {number} disturbed: others worked {each.others:.0%} of its time, "
+                lines.append(text + f"the server waited {each.waited:.1%} for cores that others had")
     return "\n".join(lines)
 
 

@@ -134,7 +134,7 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     timings, shared = rig.worker.submit(batch_timings, rounds).result()
     tokens = np.array([tokens for tokens, _ in timings])
     median_s = np.array([timing.median_s for _, timing in timings])
-    table_s = _table(tokens, median_s)
+    table_s = table_of(tokens, median_s)
     grid = TOKEN_STEP * np.arange(len(table_s))
     spread = np.concatenate([np.array(timing.clean_s) / np.interp(count, grid, table_s) for count, timing in timings])
     random = np.random.default_rng(1)
@@ -155,7 +155,7 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     )  # fmt: skip
 
 
-def _table(tokens: Counts, median_s: Times) -> list[float]:
+def table_of(tokens: Counts, median_s: Times) -> list[float]:
     """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s]: the lines between `KNOTS` of least squares."""
     hats = np.eye(len(KNOTS))
     shares = np.stack([np.interp(tokens, KNOTS, hat) for hat in hats], axis=1)

@@ -57,8 +57,9 @@ class Measurement:
         At `QUANTILES` [s].
     late_s
         The 0.99 quantile of how late the generator sent [s].
-    waited
-        Time that the server's threads waited for a core that others had ÷ duration.
+    waited, others
+        Time that the server's threads waited for a core that others had, and time that others worked on any core
+        (it takes from our caches), ÷ duration.
     shortest_s
         Least latency [s].
     """
@@ -67,6 +68,7 @@ class Measurement:
     mean_batch: float
     late_s: float
     waited: float
+    others: float
     shortest_s: float
 
 
@@ -136,14 +138,15 @@ def _measured(rig: Rig, workload: Workload, seed: int) -> Measurement:
     """
     random = np.random.default_rng([seed, 1])
     bodies = [body(random, int(tokens)) for tokens in workload.tokens]
-    waited_s, (texts, batches) = rig.waited_s(), rig.texts_and_batches()
+    waited_s, others_s, (texts, batches) = rig.waited_s(), rig.others_s(), rig.texts_and_batches()
     answers = rig.front.submit(drive, rig.port, ENCODE, workload.times_s, bodies).result()
-    waited_s, (texts_after, batches_after) = rig.waited_s() - waited_s, rig.texts_and_batches()
+    waited_s, others_s = rig.waited_s() - waited_s, rig.others_s() - others_s
+    texts_after, batches_after = rig.texts_and_batches()
     some = random.choice(len(bodies), min(CHECKED, len(bodies)), replace=False)
     if not rig.worker.submit(agree, [bodies[row] for row in some], [answers.bodies[row] for row in some]).result():
         raise CapacityError("the server's answers are not those of the encoder")
     return Measurement(
         latency_s=quantiles(answers.latency_s), mean_batch=(texts_after - texts) / (batches_after - batches),
-        late_s=float(np.quantile(answers.late_s, 0.99)), waited=waited_s / float(workload.times_s[-1]),
-        shortest_s=float(answers.latency_s.min()),
+        late_s=float(np.quantile(answers.late_s, 0.99)), shortest_s=float(answers.latency_s.min()),
+        waited=waited_s / float(workload.times_s[-1]), others=others_s / float(workload.times_s[-1]),
     )  # fmt: skip

@@ -114,6 +114,13 @@ class Rig:
                     waited_s += int(file.read_text().split()[1]) / 1e9
         return waited_s
 
+    def others_s(self) -> float:
+        """Return how long others, the host of a virtual machine included, have worked on all cores so far [s]."""
+        all_s, here = psutil.cpu_times(), psutil.Process()
+        busy_s = all_s.user + all_s.nice + all_s.system + all_s.irq + all_s.softirq + all_s.steal
+        own = [each.cpu_times() for each in (here, *here.children(recursive=True))]
+        return float(busy_s - sum(times.user + times.system for times in own))
+
     def texts_and_batches(self) -> tuple[float, float]:
         """Return how many texts the encoder has done so far, in how many batches."""
         lines = [line.split() for line in self.get("/metrics").splitlines() if 'stage="Encoder' in line]

@@ -2,7 +2,7 @@
 
 Each step of a replica advances all its sequences and reads the prompts that came during the last one, so the step time
 and the number of sequences fix each other. Given n sequences, a step reads P = n · unread / (steps · beams) prompt
-tokens (as many requests begin as end) and takes T(n, P): the load that keeps n in service is n / (steps · beams · T).
+tokens (as many requests begin as end) and takes T(n, P) on average: that load is n / (steps · beams · T).
 """
 
 from __future__ import annotations
@@ -90,7 +90,20 @@ def course(table: StepTable, texts: Texts, slots: float) -> Course:
     share = max(texts.prompt - texts.cached, 0.0) / (texts.steps * texts.beams)
     most = min(most, MOST_FILLED * (len(table.linear_s) - 1) / (share + texts.verified_tokens))
     sequences = np.r_[0.0, np.geomspace(min(0.01, most / 2), max(most, 1e-6), POINTS)]
-    steps_s = np.array([table.step_s(texts, n + texts.beams, n * share) for n in sequences])
+    steps_s = np.array([_mean_step_s(table, texts, n, n * share) for n in sequences])
     rates = sequences / (texts.steps * texts.beams * steps_s)
     rising = int(np.argmax(rates)) + 1
     return Course(table, texts, sequences[:rising], np.maximum.accumulate(rates[:rising]), steps_s[:rising])
+
+
+def _mean_step_s(table: StepTable, texts: Texts, found: float, prompts: float) -> float:
+    """Return the mean time of steps that read `prompts` tokens of prompts on average, beside the sequences found [s].
+
+    Prompts come whole, or in chunks as large as a step has room for: most steps read none or one more than others. As
+    decoding is bound by memory and reading by compute, that takes longer than if every step read the mean.
+    """
+    room = len(table.linear_s) - 1 - found * texts.verified_tokens
+    chunk = max(min(texts.prompt - texts.cached, room), 1.0)
+    fewer, more = divmod(prompts / chunk, 1.0)
+    less_s, more_s = (table.step_s(texts, found + texts.beams, count * chunk) for count in (fewer, fewer + 1))
+    return less_s + more * (more_s - less_s)

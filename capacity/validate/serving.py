@@ -230,11 +230,16 @@ def _closed(values: Mapping[str, Any], rows: pd.DataFrame, context: Context) -> 
     row = next(_rows(rows))
     del values
     seen = closed_loop(row, context)
-    first_ms, token_ms = MILLISECONDS * float(seen.first_s.mean()), MILLISECONDS * float(np.nanmean(seen.token_s))
     return {
-        "ttft_ms": _estimates([first_ms], row, context, first=True),
-        "tpot_ms": _estimates([token_ms], row, context, first=False),
+        "ttft_ms": _estimates([MILLISECONDS * _mean(seen.first_s)], row, context, first=True),
+        "tpot_ms": _estimates([MILLISECONDS * _mean(seen.token_s)], row, context, first=False),
     }
+
+
+def _mean(values: Array) -> float:
+    """Return the mean of what is known; blank if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 LOAD_TARGETS = {
@@ -261,7 +266,8 @@ def _figures_s(stage: Seen) -> dict[str, float]:
     served = part if len(part.end_s) else stage
     if not len(served.end_s):
         return dict.fromkeys(LOAD_TARGETS, CLIENT_TIMEOUT_S)
-    token_s = (served.end_s.mean() - served.first_s.mean()) / max(served.output_tokens.mean() - 1, 1)
+    after = served.output_tokens.mean() - 1
+    token_s = (served.end_s.mean() - served.first_s.mean()) / after if after > 0 else np.nan
     if served is stage:
         return dict.fromkeys(LOAD_TARGETS, CLIENT_TIMEOUT_S) | {"tpot_mean_ms": float(token_s)}
     found = {}

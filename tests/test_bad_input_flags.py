@@ -31,7 +31,7 @@ FLAGS = {
     "--set with a hole": (("-s", "traffic..peak_rate=3"), "write it as path.to.key=value"),
     "--set of an unknown path": (
         ("-s", "traffic.peek=3"),
-        "--set traffic.peek: unknown key 'traffic.peek'; known: mean",
+        "--set traffic.peek: unknown key 'traffic.peek'; known: arrivals",
     ),
     "--set of an unknown stage": (
         ("-s", "serving.stages.rerunk.dtype=int8"),

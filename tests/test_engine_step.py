@@ -197,6 +197,14 @@ def test_a_draft_adds_a_step_of_its_own_for_each_proposed_token():
     assert drafted.host_s[8] - plain.host_s[8] == pytest.approx(3 * each)
 
 
+def test_a_draft_takes_memory_for_its_weights_and_its_own_keys():
+    draft = server(what=served("qwen3-0.6b"))
+    plain, drafted = server(), server(draft=draft, drafted=3)
+    assert drafted.kv_bytes_per_token == plain.kv_bytes_per_token + draft.kv_bytes_per_token
+    left = plain.kv_tokens * plain.kv_bytes_per_token - draft.served.weight_bytes
+    assert drafted.kv_tokens == pytest.approx(left / drafted.kv_bytes_per_token)
+
+
 def test_a_device_too_small_for_the_weights_leaves_no_room():
     what = served("llama-3.1-70b")
     assert server(what=what).kv_tokens < 0

@@ -91,6 +91,17 @@ def test_the_same_seed_is_the_same_run_and_another_is_another():
     assert told[0] == told[1] != told[2]
 
 
+@pytest.mark.parametrize("stages", [(ENCODE, WRITE), (host("tokenize", variation=0.5), RERANK | {"tokens_cv": 0.5})])
+def test_how_a_run_is_cut_changes_nothing(stages):
+    wanted = scenario(*stages, traffic={"peak_rate": 300})
+    found = pools(wanted, "h100-sxm-80gb")
+    runs = [
+        verify.run(found, wanted, case(found, wanted), Settings(requests=1500, chunk=chunk, keep=1500)).records
+        for chunk in (1 << 16, 97)
+    ]
+    assert runs[0].requests.time_s.tolist() == runs[1].requests.time_s.tolist()
+
+
 def test_steps_that_take_longer_make_requests_take_longer():
     wanted = scenario(ENCODE, WRITE)
     slow, usual, fast = (run(wanted, hardware="h100-sxm-80gb", shift=z).end_to_end.mean.value for z in (1.6, 0.0, -1.6))

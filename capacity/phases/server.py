@@ -82,7 +82,8 @@ class Server:
         layer = self.served.model.layer
         widest = max(layer.query_width + 2 * layer.kv_width, (2 if layer.gated else 1) * layer.intermediate)
         activations = self.batched_tokens * (2 * layer.hidden + widest / self.served.layout.tensor) * ACTIVATION_BYTES
-        return {"weights": self.served.weight_bytes, "activations": activations, "engine": GRAPH_BYTES}
+        parts = {"weights": self.served.weight_bytes, "activations": activations, "engine": GRAPH_BYTES}
+        return parts if self.draft is None else {**parts, "draft weights": self.draft.served.weight_bytes}
 
     @cached_property
     def kv_tokens(self) -> float:
@@ -104,10 +105,11 @@ class Server:
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Keys and values of one position on one device, windows counted as in the longest sequence [byte]."""
+        """Keys and values of one position on one device, the draft's too; windows as in the longest sequence [byte]."""
         layout = self.served.layout
         whole = memory.kv_cache(self.served.model, 1, self.context, self.served.kv_dtype, layout.tensor)
-        return float(whole) / self.context / layout.pipeline
+        drafted = 0.0 if self.draft is None else self.draft.kv_bytes_per_token
+        return float(whole) / self.context / layout.pipeline + drafted
 
     def slots(self, texts: Texts) -> float:
         """Return how many requests like `texts` run at once: by the limit of sequences, and by the room for their keys.

@@ -79,12 +79,15 @@ class Texted:
     ----------
     lengths
         What requests ask of this stage, by request number.
+    name
+        Stages of different names draw independently; reading and writing of one stage share a name.
     outputs
         Whether outputs are this stage's too; else a later stage still sees those of the last that wrote.
     """
 
-    def __init__(self, stage: Stage, lengths: Lengths, *, seed: int = 0, outputs: bool = True) -> None:
-        self._stage, self._lengths, self._seed, self._outputs = stage, lengths, seed, outputs
+    def __init__(self, stage: Stage, lengths: Lengths, *, seed: int = 0, name: str = "", outputs: bool = True) -> None:
+        self._stage, self._lengths, self._outputs = stage, lengths, outputs
+        self._seed = int(key_of(seed, name, "texts") % np.uint64(2**32)) if name else seed
 
     def advance(self, flow: Flow, until_s: float) -> Flow:
         """Return what leaves the stage, see there."""

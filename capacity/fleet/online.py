@@ -194,7 +194,7 @@ class _Builder:
         station = Station(work, self._replicas(pool), policy, self.case.seed, pool.name)
         if not isinstance(work, Batching) or not work.token_step:
             return station
-        return Texted(station, self._read(stage), seed=self.case.seed, outputs=False)
+        return Texted(station, self._read(stage), seed=self.case.seed, name=stage.name, outputs=False)
 
     def _work(self, pool: Pool, stage: StageSpec, batch: int, slow: float) -> Servers | Batching:
         """Return how a replica serves: shards each at their own time, batches by tokens, or batches by requests."""
@@ -243,9 +243,12 @@ class _Builder:
             reading = ContinuousStage(
                 table, replace(limits, beams=1), counted(everyone, readers), policy, seed, f"{name} prompts"
             )
-            parts = [Texted(reading, short, seed=seed), Delay(self._transfer_s(pool, texts), seed=seed, name=name)]
+            parts = [
+                Texted(reading, short, seed=seed, name=name),
+                Delay(self._transfer_s(pool, texts), seed=seed, name=name),
+            ]
             writers, limits = counted(everyone, everyone.count - readers), replace(limits, prompts_cached=True)
-        parts.append(Texted(ContinuousStage(table, limits, writers, policy, seed, name), told, seed=seed))
+        parts.append(Texted(ContinuousStage(table, limits, writers, policy, seed, name), told, seed=seed, name=name))
         whole = InSeries([*parts, client], speaks=len(parts) - 1)
         return Guarded(whole, pool.context.hit_rate(stage), stage.fallback, seed=seed, name=name)
 

@@ -44,6 +44,10 @@ class Load(Protocol):
         """Devices of one replica: less than one where it is a slice."""
 
     @property
+    def share(self) -> float:
+        """Share of the requests that reach it; the others were answered from a cache."""
+
+    @property
     def fewest(self) -> int:
         """Fewest replicas that work at all."""
 
@@ -188,7 +192,16 @@ def _parts(pools: Sequence[Load], replicas: Mapping[str, int], demand: Demand) -
 
 
 def _tail_s(pools: Sequence[Load], parts: Mapping[str, Latency], share: float) -> float:
-    """Return the time within which `share` of the requests are through all pools [s]."""
+    """Return the time within which `share` of the requests are through all pools [s].
+
+    Of one pool behind a cache, requests that the cache answers take no time; of several pools, it is the time of those
+    that reach them all.
+    """
+    if len(pools) == 1 and pools[0].share < 1:
+        late = (1 - share) / max(pools[0].share, 1e-12)
+        if late >= 1:
+            return pools[0].host_s
+        share = 1 - late
     fixed = sum(part.forming_s for part in parts.values()) + sum(pool.host_s for pool in pools)
     service = _service([part.service for part in parts.values()])
     return fixed + quantile(service, [part.wait for part in parts.values()], share)

@@ -228,7 +228,7 @@ def test_cached_requests_hold_no_memory():
         for setting in settings
     )
     assert len(half) >= 3
-    assert all(half[name] >= 3 * tenth[name] for name in half)  # five times the texts, each a shorter time in the making
+    assert all(half[name] >= 3 * tenth[name] for name in half)  # five times the texts, each made sooner
 
 
 def test_new_items_are_those_of_the_time_between_two_runs():

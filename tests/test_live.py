@@ -69,9 +69,10 @@ def test_a_refused_request_is_an_error(live):
 def test_a_free_worker_collects_from_the_moment_it_takes_the_first():
     # taken at 0, held 5 ms, 10 + 2·8 ms; the third, which came at 20 ms, is taken at 31 ms and held 5 ms all the same
     workload = Workload(0.5, np.array([0.0, 0.004, 0.02]), np.array([8, 4, 8]))
-    latency_s, mean_batch = predict.predicted(made_up(), workload, seed=0)
+    latency_s, mean_batch, batch_s = predict.predicted(made_up(), workload, seed=0)
     np.testing.assert_allclose(latency_s, [0.031, 0.027, 0.034])
     assert mean_batch == 1.5
+    assert batch_s == pytest.approx((0.026 + 0.018) / 2)
 
 
 def test_a_full_batch_is_not_held():
@@ -81,7 +82,7 @@ def test_a_full_batch_is_not_held():
 
 def test_the_way_to_the_server_and_back_is_added():
     workload = Workload(0.5, np.zeros(1), np.array([4]))
-    latency_s, _ = predict.predicted(made_up(front_s=(0.002, 0.002), worker_s=0.001), workload, seed=0)
+    latency_s, *_ = predict.predicted(made_up(front_s=(0.002, 0.002), worker_s=0.001), workload, seed=0)
     np.testing.assert_allclose(latency_s, 0.002 + 0.005 + 0.014 + 0.001)
 
 

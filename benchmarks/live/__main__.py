@@ -33,6 +33,8 @@ def shown(rows: list[Row]) -> str:
             line = f"{head:29}  {name:>4}{1e3 * said.latency_s[index]:11.2f}{both:>18}"
             lines.append(line + f"{row.errors[index]:+9.1%}{row.noise[index]:+9.1%}")
             head = ""
+        both = " ".join(f"{1e3 * each.batch_s:8.2f}" for each in row.measured)
+        lines.append(f"{'core/batch':>35}{1e3 * said.batch_s:11.2f}{both:>18}")
         for number, each in enumerate(row.measured, 1):
             if each.waited > MOST_WAITED or each.others > MOST_OTHERS:
                 text = f"      pass {number} disturbed: others worked {each.others:.0%} of its time, "

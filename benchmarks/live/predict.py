@@ -64,8 +64,8 @@ def drawn(seed: int, calibration: Calibration, count: int, duration_s: float) ->
     return workloads
 
 
-def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[Times, float]:
-    """Return the latency of each request [s] and the mean texts of a batch.
+def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[Times, float, float]:
+    """Return the latency of each request [s], the mean texts of a batch and its mean time in the encoder [s].
 
     Half of a round trip to the front comes before the batch and half after it.
     """
@@ -81,7 +81,9 @@ def predicted(calibration: Calibration, workload: Workload, seed: int) -> tuple[
     flow = replace(Flow.of(np.arange(count), workload.times_s), input_tokens=workload.tokens)
     for stage in (Station(way, seed=seed, name="before"), worker, Station(way, seed=seed, name="after")):
         flow = stage.advance(flow, inf)
-    return (flow.time_s - flow.arrival_s)[np.argsort(flow.request)], count / worker.statistics()["batches"].sum()
+    batches, busy_s = (float(worker.statistics()[name].sum()) for name in ("batches", "lane_busy_s"))
+    latency_s = (flow.time_s - flow.arrival_s)[np.argsort(flow.request)]
+    return latency_s, count / batches, busy_s / batches - calibration.worker_s
 
 
 def _grid() -> Counts:

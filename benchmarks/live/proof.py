@@ -43,6 +43,8 @@ class Prediction:
     requests: int
     mean_tokens: float
     mean_batch: float
+    batch_s: float
+    """Mean time of a batch in the encoder [s]."""
     latency_s: list[float]
     """At `QUANTILES` [s]."""
 
@@ -55,6 +57,8 @@ class Measurement:
     ----------
     latency_s
         At `QUANTILES` [s].
+    batch_s
+        Mean time that the worker had its core for a batch [s]: the machine is as fast as when it was calibrated, or not.
     late_s
         The 0.99 quantile of how late the generator sent [s].
     waited, others
@@ -66,6 +70,7 @@ class Measurement:
 
     latency_s: list[float]
     mean_batch: float
+    batch_s: float
     late_s: float
     waited: float
     others: float
@@ -123,9 +128,14 @@ def _said(calibration: Calibration, workload: Workload, seed: int) -> Prediction
     runs = [predicted(calibration, workload, seed + number) for number in range(SIMULATIONS)]
     return Prediction(
         workload.load, workload.rate, len(workload.tokens), float(workload.tokens.mean()),
-        mean_batch=float(np.mean([mean_batch for _, mean_batch in runs])),
-        latency_s=np.mean([quantiles(latency_s) for latency_s, _ in runs], axis=0).tolist(),
+        mean_batch=float(np.mean([mean_batch for _, mean_batch, _ in runs])),
+        batch_s=float(np.mean([batch_s for _, _, batch_s in runs])),
+        latency_s=np.mean([quantiles(latency_s) for latency_s, _, _ in runs], axis=0).tolist(),
     )  # fmt: skip
+
+
+def _books(rig: Rig) -> Times:
+    return np.array([rig.waited_s(), rig.others_s(), rig.encoded_s(), *rig.texts_and_batches()])
 
 
 def _measured(rig: Rig, workload: Workload, seed: int) -> Measurement:
@@ -138,15 +148,14 @@ def _measured(rig: Rig, workload: Workload, seed: int) -> Measurement:
     """
     random = np.random.default_rng([seed, 1])
     bodies = [body(random, int(tokens)) for tokens in workload.tokens]
-    waited_s, others_s, (texts, batches) = rig.waited_s(), rig.others_s(), rig.texts_and_batches()
+    before = _books(rig)
     answers = rig.front.submit(drive, rig.port, ENCODE, workload.times_s, bodies).result()
-    waited_s, others_s = rig.waited_s() - waited_s, rig.others_s() - others_s
-    texts_after, batches_after = rig.texts_and_batches()
+    waited_s, others_s, encoded_s, texts, batches = (_books(rig) - before).tolist()
     some = random.choice(len(bodies), min(CHECKED, len(bodies)), replace=False)
     if not rig.worker.submit(agree, [bodies[row] for row in some], [answers.bodies[row] for row in some]).result():
         raise CapacityError("the server's answers are not those of the encoder")
     return Measurement(
-        latency_s=quantiles(answers.latency_s), mean_batch=(texts_after - texts) / (batches_after - batches),
+        latency_s=quantiles(answers.latency_s), mean_batch=texts / batches, batch_s=encoded_s / batches,
         late_s=float(np.quantile(answers.late_s, 0.99)), shortest_s=float(answers.latency_s.min()),
         waited=waited_s / float(workload.times_s[-1]), others=others_s / float(workload.times_s[-1]),
     )  # fmt: skip

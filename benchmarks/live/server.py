@@ -114,6 +114,10 @@ class Rig:
                     waited_s += int(file.read_text().split()[1]) / 1e9
         return waited_s
 
+    def encoded_s(self) -> float:
+        """Return how long the encoder's worker, the busiest of all, has worked so far [s]."""
+        return max(sum(each.cpu_times()[:2]) for each in self.process.children(recursive=True))
+
     def others_s(self) -> float:
         """Return how long others, the host of a virtual machine included, have worked on all cores so far [s]."""
         all_s, here = psutil.cpu_times(), psutil.Process()

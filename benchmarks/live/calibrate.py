@@ -133,10 +133,10 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     """
     timings, shared = rig.worker.submit(batch_timings, rounds).result()
     tokens = np.array([tokens for tokens, _ in timings])
-    median_s = np.array([timing.median_s for _, timing in timings])
-    table_s = table_of(tokens, median_s)
+    mean_s = np.array([np.mean(timing.samples_s) for _, timing in timings])  # slow moments come under load, too
+    table_s = table_of(tokens, mean_s)
     grid = TOKEN_STEP * np.arange(len(table_s))
-    spread = np.concatenate([np.array(timing.clean_s) / np.interp(count, grid, table_s) for count, timing in timings])
+    spread = np.concatenate([np.array(timing.samples_s) / np.interp(count, grid, table_s) for count, timing in timings])
     random = np.random.default_rng(1)
 
     def alone(path: str, tokens: int) -> Times:
@@ -155,9 +155,9 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     )  # fmt: skip
 
 
-def table_of(tokens: Counts, median_s: Times) -> list[float]:
+def table_of(tokens: Counts, mean_s: Times) -> list[float]:
     """Return the time of 0, `TOKEN_STEP`, … `MOST_TOKENS` tokens [s]: the lines between `KNOTS` of least squares."""
     hats = np.eye(len(KNOTS))
     shares = np.stack([np.interp(tokens, KNOTS, hat) for hat in hats], axis=1)
-    knots_s = np.linalg.lstsq(shares / median_s[:, None], np.ones(len(tokens)))[0]
+    knots_s = np.linalg.lstsq(shares / mean_s[:, None], np.ones(len(tokens)))[0]
     return [float(seconds) for seconds in np.interp(np.arange(0, MOST_TOKENS + 1, TOKEN_STEP), KNOTS, knots_s)]

@@ -58,7 +58,7 @@ class Measurement:
     latency_s
         At `QUANTILES` [s].
     batch_s
-        Mean time that the worker had its core for a batch [s]: the machine is as fast as when it was calibrated, or not.
+        Mean time that the worker had its core for a batch [s]: tells whether the machine still is what was calibrated.
     late_s
         The 0.99 quantile of how late the generator sent [s].
     waited, others

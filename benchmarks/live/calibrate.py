@@ -129,7 +129,7 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     rig
         The server, idle.
     rounds
-        Times each size of batch is run; five times as many lone requests.
+        Times each size of batch is run; three times as many lone requests.
     """
     timings, shared = rig.worker.submit(batch_timings, rounds).result()
     tokens = np.array([tokens for tokens, _ in timings])
@@ -140,7 +140,7 @@ def calibrated(rig: Rig, rounds: int) -> Calibration:
     random = np.random.default_rng(1)
 
     def alone(path: str, tokens: int) -> Times:
-        bodies = [body(random, tokens) for _ in range(5 * rounds)]
+        bodies = [body(random, tokens) for _ in range(3 * rounds)]
         times_s = (np.arange(len(bodies)) + random.random(len(bodies)) / 4) * GAP_S
         return rig.front.submit(drive, rig.port, path, times_s, bodies).result().latency_s
 

@@ -28,7 +28,7 @@ CHECKED = 20
 class Plan:
     """How much is done: rounds of the calibration, loads, seconds of each, and how often all of them are measured."""
 
-    rounds: int = 20
+    rounds: int = 40
     loads: int = 3
     duration_s: float = 40.0
     passes: int = 2

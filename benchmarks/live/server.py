@@ -116,7 +116,7 @@ class Rig:
 
     def encoded_s(self) -> float:
         """Return how long the encoder's worker, the busiest of all, has worked so far [s]."""
-        return max(sum(each.cpu_times()[:2]) for each in self.process.children(recursive=True))
+        return float(max(sum(each.cpu_times()[:2]) for each in self.process.children(recursive=True)))
 
     def others_s(self) -> float:
         """Return how long others, the host of a virtual machine included, have worked on all cores so far [s]."""

@@ -29,6 +29,8 @@ from capacity.work.models import resized
 
 HOUR_S = 3600.0
 DAY_H = 24
+DAYS = 12
+"""Most fleets to run through a day in search of one that holds it."""
 CURVE = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Shares of what a fleet can serve at which its latency curve is drawn [1]."""
 CURVE_REQUESTS, MOST_CURVE_REQUESTS = 5_000, 500_000
@@ -139,37 +141,43 @@ class _Candidate:
 
     def served(self, choice: pools.Choice) -> Serving:
         """Return the candidate run with its fleet, which is sized from the closed form's if that is asked."""
-        found, case = self.sized(choice)
-        self.question.told(f"{self.blank.name}: {sum(found.replicas.values())} replicas, running")
-        result = self.run(case)
+        case = Case(
+            replicas=dict(choice.fleet.replicas), batches=choice.batches, rate=self.scenario.traffic.peak_rate,
+            seed=self.question.seed, day=self.question.day,
+        )  # fmt: skip
+        peak = self.sized(case)
+        trials = verify.Trials(self.scenario, self.run, online.resized(case, peak.replicas))
+        held = self.through_the_day(trials) if self.question.day and peak.trials and peak.meets else peak
+        case, result = online.resized(case, held.replicas), trials.result(held.replicas)
         slow, fast = (self.run(replace(case, shift=z)) if self.question.band else None for z in (Z90, -Z90))
-        served = tuple(_pool(pool, choice, case, self.scenario) for pool in self.fitting)
+        served = tuple(_pool(pool, choice, case, self.scenario, result) for pool in self.fitting)
         services = {pool.name: pool.service(case.batches[pool.name]) for pool in self.fitting}
         longest = max(self.fitting, key=lambda pool: float(services[pool.name].value))
         price = self.price()
         return replace(
             self.blank, basis=weakest([item.basis for item in services.values()]), pools=served, share=case.share,
-            meets=found.meets if found.trials else self.tail_s(result) <= self.scenario.objective.latency,
-            trials=found.trials, closed_form_s=choice.fleet.quantile_s, result=result, slow=slow, fast=fast,
+            meets_peak=peak.meets, meets=peak.meets and trials.meets(held.replicas), trials=peak.trials,
+            closed_form_s=choice.fleet.quantile_s, result=result, slow=slow, fast=fast,
             without_spare_s=self.without_spare_s(case), bound=_bound(longest, self.device),
             cost=None if price is None else _cost(price, served, result, case, self.fitting, self.scenario),
         )  # fmt: skip
 
-    def sized(self, choice: pools.Choice) -> tuple[verify.Sized, Case]:
-        """Return the fleet and its case: sized by simulation where that is asked and requests come at a peak."""
-        case = Case(
-            replicas=dict(choice.fleet.replicas), batches=choice.batches, rate=self.scenario.traffic.peak_rate,
-            seed=self.question.seed, day=self.question.day,
-        )  # fmt: skip
-        found = verify.Sized(replicas=case.replicas, meets=True, latency_s=math.nan, trials=0)
+    def sized(self, case: Case) -> verify.Sized:
+        """Return the fleet sized by simulation where that is asked and requests come at a peak; else the given one."""
         if self.question.size and self.scenario.traffic.trace is None and not self.scenario.traffic.load:
             fixed = [pool.name for pool in self.fitting if pool.spec.replicas]
-            found = verify.sized(self.fitting, self.scenario, case, fixed)
-        return found, replace(case, replicas=found.replicas, share=online.representative(found.replicas))
+            return verify.sized(self.fitting, self.scenario, case, fixed)
+        return verify.Sized(replicas=case.replicas, meets=True, latency_s=math.nan, trials=0)
+
+    def through_the_day(self, trials: verify.Trials) -> verify.Sized:
+        """Return the fleet that holds the objective at peak, enlarged where the day needs more."""
+        free = [pool for pool in self.fitting if not pool.spec.replicas and not pool.spec.autoscaling]
+        return verify.search(trials, free, trials.start.replicas, DAYS)
 
     def run(self, case: Case) -> Simulated:
         """Return one run as it was asked for: so many requests, or all of a day."""
         asked = self.question
+        asked.told(f"{self.blank.name}: {sum(case.replicas.values())} replicas, running")
         settings = Settings(
             requests=None if asked.day else asked.requests, duration_s=DAY_H * HOUR_S if asked.day else None,
             keep=asked.keep, objectives={"end_to_end": self.scenario.objective.latency},
@@ -177,17 +185,14 @@ class _Candidate:
         )  # fmt: skip
         return verify.run(self.fitting, self.scenario, case, settings)
 
-    def tail_s(self, result: Simulated) -> float:
-        """Return the latency at the objective's percentile [s]."""
-        return verify.tail_s(result, self.scenario.objective.percentile)
-
     def without_spare_s(self, case: Case) -> float:
         """Return the tail latency at peak with one replica of each pool less [s]; infinite where none remains."""
         fewer = {name: count - 1 for name, count in case.replicas.items()}
         if any(fewer[pool.name] < pool.fewest for pool in self.fitting):
             return math.inf
         lost = replace(case, replicas=fewer, day=False)
-        return self.tail_s(verify.run(self.fitting, self.scenario, lost, Settings(requests=verify.ENOUGH)))
+        found = verify.run(self.fitting, self.scenario, lost, Settings(requests=verify.ENOUGH))
+        return verify.tail_s(found, self.scenario.objective.percentile)
 
     def price(self) -> PriceRange | None:
         """Return the price of one device on the scenario's terms."""
@@ -200,15 +205,19 @@ def _bound(pool: Pool, device: Device) -> str:
     return device.bound(work) if work else "host"
 
 
-def _pool(pool: Pool, choice: pools.Choice, case: Case, scenario: Scenario) -> PoolServing:
+def _pool(pool: Pool, choice: pools.Choice, case: Case, scenario: Scenario, result: Simulated) -> PoolServing:
     load = pool.load(case.batches[pool.name])
+    paid = float(case.replicas[pool.name])
+    if case.day and pool.spec.autoscaling is not None:
+        known = result.nodes[online.node_name(pool)].statistics
+        paid = float(str(known["replica_s"])) / float(str(known["settled_s"])) * case.share
     mean = scenario.traffic.peak_rate * scenario.traffic.mean_to_peak
     return PoolServing(
         name=pool.name, node=online.node_name(pool), replicas=case.replicas[pool.name],
         spare=scenario.resilience.spare_replicas, closed_form=choice.fleet.replicas[pool.name],
         floor=max(mean / load.most_rate(), least(load, 1e-9)), devices_per_replica=pool.devices_per_replica,
         utilization=case.rate / load.most_rate() / case.replicas[pool.name], batch=case.batches[pool.name],
-        kv_blocks=generation.engine(pool.server).kv_blocks if pool.generates else 0,
+        paid=paid, kv_blocks=generation.engine(pool.server).kv_blocks if pool.generates else 0,
     )  # fmt: skip
 
 
@@ -217,7 +226,7 @@ def _cost(
     scenario: Scenario,
 ) -> UnitCost:  # fmt: skip
     """Return the hourly price of all devices by what they serve in an hour at the simulated rate."""
-    hour_usd = price.usd_per_device_hour * sum(pool.devices for pool in served)
+    hour_usd = price.usd_per_device_hour * sum(pool.paid_devices for pool in served)
     answered = result.throughput_per_s * case.share * HOUR_S
     read, written = _tokens(fitting, scenario)
 

@@ -17,7 +17,7 @@ from capacity.fleet.replicas import Autoscaling, Failures, Replicas
 from capacity.phases.step_table import StepTable
 
 INF = math.inf
-AFTERWARDS = {"timeline", "replica_s", "up_s"}
+AFTERWARDS = {"timeline", "replica_s", "settled_s", "up_s"}
 """Go on after the last request has left, until the last cut."""
 
 

@@ -123,7 +123,9 @@ def test_a_draining_replica_ends_its_work_and_is_paid_until_then():
     stage = Station(Servers(mean_s=4.0), Replicas(count=2, scaling=scaling), Policy(routing="round-robin"))
     left = stage.advance(at(0.0, 0.5, 0.6, 0.7), INF)
     assert left.time_s.tolist() == [4.0, 4.5, 8.0, 12.0]  # the fourth moves from the second replica to the first
-    assert stage.statistics()["replica_s"] == pytest.approx(12.0 + 4.5)
+    found = stage.statistics()
+    assert found["replica_s"] == pytest.approx(12.0 + 4.5)
+    assert found["settled_s"] == 12.0
 
 
 def test_a_cache_answers_its_share_whatever_the_cuts():

@@ -137,7 +137,7 @@ def test_the_curve_of_a_fleet_rises_with_the_load():
 
 
 def test_devices_count_slices_together():
-    part = {"name": "p", "node": "p", "closed_form": 5, "floor": 1.0, "utilization": 0.5, "batch": 1, "kv_blocks": 0}
+    part = {"name": "p", "node": "p", "closed_form": 5, "floor": 1.0, "utilization": 0.5, "batch": 1, "paid": 5.0}
     assert PoolServing(replicas=5, spare=1, devices_per_replica=0.25, **part).devices == 2  # 6 quarters
     assert PoolServing(replicas=5, spare=1, devices_per_replica=4, **part).devices == 24
 
@@ -148,3 +148,58 @@ def test_progress_is_told():
     name = catalogue.hardware("l4").name
     assert said[0] == f"{name}: sizing"
     assert any("replicas, running" in line for line in said)
+
+
+# A day: what the sized fleet of the peak still has to show
+
+DAY = Question(requests=None, day=True, band=False)
+
+
+def day(**pool) -> Serving:
+    """Return a day that peaks at 40 requests/s, 1 s at p99."""
+    more = {"traffic": {"peak_rate": 40}, "objective": {"latency": 1.0}}
+    wanted = scenario(RERANK | {"sequences": 32}, hardware=["l4"], serving={"pools": {"online": pool}}, **more)
+    (option,) = simulated(wanted, DAY)
+    return option
+
+
+@pytest.fixture(scope="module")
+def plain() -> Serving:
+    return day()
+
+
+def test_a_plain_day_needs_no_more_than_its_peak(plain):
+    assert plain.meets
+    (pool,) = plain.pools
+    assert pool.paid == pool.replicas
+    assert not pool.scaled
+    assert plain.cost.hour_usd == pytest.approx(pool.devices * usd_per_l4_hour())
+
+
+def usd_per_l4_hour() -> float:
+    return price_range("l4", WANTED.pricing.term, WANTED.pricing.provider, today=TODAY).usd_per_device_hour
+
+
+@pytest.mark.parametrize("by", ["utilization", "perfect"])
+def test_an_autoscaled_day_costs_what_its_replicas_were_up(plain, by):
+    option = day(autoscaling={"by": by})
+    (pool,) = option.pools
+    assert option.meets
+    assert pool.scaled
+    assert pool.floor < pool.paid < pool.replicas
+    assert option.cost.hour_usd == pytest.approx((pool.paid + pool.spare) * usd_per_l4_hour())
+    assert option.cost.thousand_usd < plain.cost.thousand_usd
+
+
+def test_a_fleet_that_loses_a_region_is_enlarged_until_the_rest_holds_the_day(plain):
+    option = day(failures={"every": 1e9, "region_loss": 0.5})
+    assert option.meets
+    assert option.result.end_to_end.quantiles["p99"].value <= 1.0
+    assert option.pools[0].replicas > plain.pools[0].replicas
+
+
+def test_a_schedule_that_is_too_small_is_not_said_to_hold_the_day():
+    option = day(autoscaling={"by": "schedule", "schedule": [[0, 1]]})
+    assert option.meets_peak
+    assert not option.meets
+    assert option.result.saturation.state != "stable"

@@ -154,7 +154,7 @@ class ContinuousStage:
             sequences in them; `gaps`: times between a request's tokens, counted by upper edge `gap_s` [s]; totals:
             `preemptions`, `prefix_hits`, tokens read (`prompt_tokens`), spared (`cached_tokens`) and written
             (`generated_tokens`, of requests served), requests `inside`; replica-seconds paid (`replica_s`) and up
-            (`up_s`) [s]; `timeline`: rows of time [s], replicas up, replicas starting.
+            (`up_s`) until `settled_s` [s]; `timeline`: rows of time [s], replicas up, replicas starting.
         """
         return setup.statistics(self._state, self._life)
 

@@ -131,6 +131,7 @@ def statistics(state: State, life: Life) -> Mapping[str, Any]:
     return {
         **{name: int(totals[name]) for name in counted}, **{name: replicas[name].copy() for name in sums},
         "steps": state.batches.copy(), "gaps": state.gaps.copy(),
-        "gap_s": FIRST_GAP_S * GAP_RATIO ** np.arange(1, GAP_BINS + 1), "replica_s": float(life.now["paid_s"][0]),
-        "up_s": float(life.now["up_s"][0]), "timeline": life.timeline[: int(life.now["points"][0])].copy(),
+        "gap_s": FIRST_GAP_S * GAP_RATIO ** np.arange(1, GAP_BINS + 1), "up_s": float(life.now["up_s"][0]),
+        "replica_s": float(life.now["paid_s"][0]), "settled_s": float(life.now["settled_s"][0]),
+        "timeline": life.timeline[: int(life.now["points"][0])].copy(),
     }  # fmt: skip

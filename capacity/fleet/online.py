@@ -85,6 +85,11 @@ def representative(replicas: Mapping[str, int]) -> int:
     return share if min(replicas.values()) >= 4 * share else 1
 
 
+def resized(case: Case, replicas: Mapping[str, int]) -> Case:
+    """Return the case with another number of replicas of each pool."""
+    return replace(case, replicas=dict(replicas), share=representative(replicas))
+
+
 def arrivals(scenario: Scenario, case: Case) -> Arrivals:
     """Return how requests come, to the simulated share of the fleet."""
     traffic, rate = scenario.traffic, case.rate / case.share

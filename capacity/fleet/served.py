@@ -60,6 +60,8 @@ class PoolServing:
         Replicas that the closed form asks for.
     floor
         Replicas that a perfect autoscaler would keep on average over the day: no fleet is cheaper.
+    paid
+        Replicas paid on average over the run, without spares: fewer than `replicas` where an autoscaler follows a day.
     utilization
         Busy share at peak by work: rate ÷ the rate at which the replicas saturate [1].
     """
@@ -73,6 +75,7 @@ class PoolServing:
     devices_per_replica: float
     utilization: float
     batch: int
+    paid: float
     kv_blocks: int = 0
 
     @property
@@ -80,15 +83,25 @@ class PoolServing:
         """Devices to pay for, spares included."""
         return math.ceil((self.replicas + self.spare) * self.devices_per_replica)
 
+    @property
+    def scaled(self) -> bool:
+        """Whether an autoscaler changed the number of replicas during the run."""
+        return self.paid != self.replicas
+
+    @property
+    def paid_devices(self) -> float:
+        """Devices paid on average over the run, spares included."""
+        return self.devices + (self.paid - self.replicas) * self.devices_per_replica
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitCost:
-    """What is paid for devices while serving at peak, by what is served [USD].
+    """What is paid for devices while serving, by what is served [USD].
 
     Attributes
     ----------
     hour_usd
-        Of all devices, spares included.
+        Of all devices, spares included; on average over the run where an autoscaler adds and removes some.
     thousand_usd
         For 1,000 answered requests, called recommendations.
     million_input_usd, million_output_usd, million_total_usd
@@ -113,8 +126,8 @@ class Serving:
     ----------
     refused
         Why nothing could be simulated; empty when it could.
-    meets
-        Whether the fleet met the objective: at peak plus headroom if it was sized by simulation, else in the run.
+    meets_peak, meets
+        Whether the fleet met the objective at peak plus headroom, if it was sized by simulation; and in the run, too.
     bound
         What limits the stage that takes longest.
     share
@@ -131,6 +144,7 @@ class Serving:
     basis: Basis
     origin: str
     refused: str = ""
+    meets_peak: bool = False
     meets: bool = False
     bound: str = ""
     pools: tuple[PoolServing, ...] = ()

@@ -249,8 +249,8 @@ class Station:
         dict
             `served`, `cached`, `fallback` (of the next three), `shed`, `timed_out`, `failed`, `inside` [requests];
             `until_s` [s]; `mean_inside`, `mean_waiting`: averages over time; `lane_busy_s` [s]; `utilization` of
-            replicas that were up; `replica_s` paid [s]; `batches` by texts; `queued_s` by parts waiting [s];
-            `timeline`: rows of time [s], replicas up, replicas starting.
+            replicas that were up; `replica_s` paid until `settled_s` [s]; `batches` by texts;
+            `queued_s` by parts waiting [s]; `timeline`: rows of time [s], replicas up, replicas starting.
         """
         now, life, lanes = self._state.now[0], self._state.life, self._rules.lanes * self._rules.shards
         until_s = float(now["time_s"])
@@ -261,6 +261,7 @@ class Station:
             **left, "cached": self._hits, "fallback": self._fallbacks, "inside": int(now["inside"]), "until_s": until_s,
             "mean_inside": float(now["inside_s"]) / span_s, "mean_waiting": float(now["waiting_s"]) / span_s,
             "lane_busy_s": self._state.lanes["busy_s"].copy(), "replica_s": float(life.now["paid_s"][0]),
+            "settled_s": float(life.now["settled_s"][0]),
             "utilization": float(now["busy_s"]) / lanes / up_s if up_s else 0.0,
             "batches": self._state.batches.copy(), "queued_s": self._state.queued_s.copy(),
             "timeline": life.timeline[: int(life.now["points"][0])].copy(),

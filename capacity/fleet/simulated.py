@@ -19,6 +19,8 @@ SURE = 3.0
 """Standard deviations beyond which a queue is no accident."""
 LOST = 0.05
 """Share of requests shed or timed out from which a pipeline counts as overloaded, however short its queues are."""
+STANDS_OUT = 4.0
+"""Times the usual time inside from which the slowest part of a run is named [1]."""
 LEAST, SEGMENTS, SEGMENT = 4, 25, 80
 """Fewest and most parts of the run in which the queue is looked at; requests of one if they are enough for four."""
 
@@ -300,8 +302,8 @@ def saturation(course: Course, lost_share: float) -> Saturation:
     -----
     By Little's law, a mean time inside that rises by w at rate λ means w·λ more requests inside. A stage at the very
     edge of its capacity makes a random walk: after n arrivals its queue has a variance of n·(scv + 1), about. A rise
-    above the lightest segment before by more than three standard deviations of that, and by half, is no accident. It is
-    overload if it lasts to the end and a third of it or more came in the second half (least squares), else a backlog.
+    above an earlier segment by more than three standard deviations of that, and by half, is no accident. It is overload
+    if it lasts to the end and a third of it or more came in the second half (least squares), else a backlog.
     """
     if lost_share > LOST:
         return Saturation("overloaded", f"{lost_share:.1%} of the requests were shed or timed out")
@@ -309,7 +311,7 @@ def saturation(course: Course, lost_share: float) -> Saturation:
         return Saturation("stable", "too few requests to see a queue grow")
     rises = [_rise(course, row) for row in range(1, len(course.middle_s))]
     if max(rise.sigmas for rise in rises) < SURE:
-        return Saturation("stable", "the time inside did not grow beyond what chance explains")
+        return Saturation("stable", f"the time inside did not grow beyond what chance explains{_slowest(course)}")
     half = slice(len(course.middle_s) // 2, None)
     slope = float(np.polyfit(course.middle_s[half], course.mean_s[half], 1)[0])
     late_s, last = slope * float(np.ptp(course.middle_s[half])), rises[-1]
@@ -321,18 +323,30 @@ def saturation(course: Course, lost_share: float) -> Saturation:
     return Saturation("backlogged", f"{said} ({worst.sigmas:.0f} σ); it did not go on growing")
 
 
+def _slowest(course: Course) -> str:
+    """Return, where one segment stands out, how long requests stayed in it."""
+    most, usual = float(course.mean_s.max()), float(np.median(course.mean_s))
+    if most < STANDS_OUT * usual:
+        return ""
+    times = f", {most / usual:.3g} times as long as usual" if usual > 0 else ""
+    return f"; but those around {course.middle_s[course.mean_s.argmax()]:.4g} s stayed {most:.3g} s on average{times}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Rise:
-    """How much longer requests of a segment stay than those of the lightest segment before it."""
+    """How much longer requests of a segment stay than those of an earlier one, where chance explains that least."""
 
     when_s: float
     rise_s: float
     sigmas: float
-    """The rise in standard deviations of what chance makes; 0 below half of the lightest."""
+    """The rise in standard deviations of what chance makes; 0 below half of what it was before."""
 
 
 def _rise(course: Course, row: int) -> _Rise:
-    base = int(np.argmin(course.mean_s[:row]))
+    return max((_rise_above(course, row, base) for base in range(row)), key=lambda rise: rise.sigmas)
+
+
+def _rise_above(course: Course, row: int, base: int) -> _Rise:
     rise_s = float(course.mean_s[row] - course.mean_s[base])
     arrived = course.arrived[base : row + 1].sum()
     rate = arrived / (course.middle_s[row] - course.middle_s[base] + course.width_s)

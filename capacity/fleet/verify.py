@@ -18,8 +18,10 @@ from capacity.spec.scenario import Scenario
 ENOUGH = 8_000
 """Requests of a trial: 80 of them are slower than p99."""
 GROWTH = 1.15
-WORTH = 0.99
-"""A larger fleet that is not faster by this much is as good as it gets [1]."""
+WORTH = 0.97
+"""Latency of a larger fleet ÷ that of the best before, from which it is no better [1]."""
+PATIENCE = 3
+"""Larger fleets in a row that are no better until the search gives up."""
 MOST_TRIALS = 40
 GIVEN_UP = (Outcome.FALLBACK, Outcome.SHED, Outcome.TIMED_OUT, Outcome.FAILED)
 
@@ -33,7 +35,7 @@ class Sized:
     replicas
         By pool.
     meets
-        Whether it meets the objective at peak plus headroom.
+        Whether it meets the objective.
     latency_s
         End-to-end latency at the objective's percentile there [s]; infinite when it does not keep up.
     trials
@@ -77,70 +79,103 @@ def sized(pools: Sequence[Pool], scenario: Scenario, start: Case, fixed: Sequenc
     fixed
         Pools whose number of replicas is given.
     """
-    trial = _Trials(pools, scenario, start)
+    peak = replace(start, rate=start.rate * (1 + scenario.resilience.headroom), day=False)
+    trials = Trials(scenario, lambda case: run(pools, scenario, case, Settings(requests=ENOUGH)), peak)
     free = [pool for pool in pools if pool.name not in fixed]
-    replicas, before_s = dict(start.replicas), math.inf
-    while not trial.meets(replicas):
-        slowest, now_s = trial.slowest(replicas, free), trial.latency_s(replicas)
-        if slowest is None or trial.count >= MOST_TRIALS or now_s > WORTH * before_s:
-            return Sized(replicas=replicas, meets=False, latency_s=now_s, trials=trial.count)
-        before_s = now_s if math.isfinite(now_s) else before_s
-        replicas[slowest.name] = max(replicas[slowest.name] + 1, math.ceil(replicas[slowest.name] * GROWTH))
+    return search(trials, free, {pool.name: pool.fewest for pool in pools})
+
+
+def search(trials: Trials, free: Sequence[Pool], fewest: Mapping[str, int], most: int = MOST_TRIALS) -> Sized:
+    """Return the fewest replicas that meet the objective: what misses it is enlarged, what meets it shrunk.
+
+    Parameters
+    ----------
+    trials
+        Runs fleets; the search begins with that of its case.
+    free
+        Pools whose number of replicas is searched for.
+    fewest
+        Replicas to keep, by pool.
+    most
+        Fleets to try until one meets the objective.
+    """
+    replicas = dict(trials.start.replicas)
+    best, best_s, worse = dict(replicas), math.inf, 0
+    while not trials.meets(replicas):
+        now_s = trials.latency_s(replicas)
+        if now_s < WORTH * best_s:
+            best, best_s, worse = dict(replicas), now_s, 0
+        elif math.isfinite(best_s):
+            worse += 1
+        if not free or trials.count >= most or worse >= PATIENCE:
+            return Sized(replicas=best, meets=False, latency_s=best_s, trials=trials.count)
+        pool = _slowest(trials.result(replicas), free, trials.percentile)
+        replicas[pool.name] = max(replicas[pool.name] + 1, math.ceil(replicas[pool.name] * GROWTH))
     for pool in sorted(free, key=lambda item: -replicas[item.name] * item.devices_per_replica):
-        replicas[pool.name] = _least(partial(trial.meets_with, replicas, pool.name), replicas[pool.name])
-    return Sized(replicas=replicas, meets=True, latency_s=trial.latency_s(replicas), trials=trial.count)
+        meets = partial(trials.meets_with, replicas, pool.name)
+        replicas[pool.name] = _least(meets, fewest[pool.name], replicas[pool.name])
+    return Sized(replicas=replicas, meets=True, latency_s=trials.latency_s(replicas), trials=trials.count)
 
 
-def _least(meets: Callable[[int], bool], most: int) -> int:
-    """Return the least count that meets, of those up to `most`, which does: by doubling steps down, then by halves."""
+def _slowest(result: Simulated, pools: Sequence[Pool], percentile: str) -> Pool:
+    """Return the pool where a request at the percentile takes most times as long as alone."""
+
+    def times(pool: Pool) -> float:
+        found = result.nodes[online.node_name(pool)].latency
+        return (found.quantiles[percentile].value if found.count else math.inf) / max(pool.load(1).alone_s, 1e-9)
+
+    return max(pools, key=times)
+
+
+def _least(meets: Callable[[int], bool], fewest: int, most: int) -> int:
+    """Return the least count that meets, from `fewest` to `most`, which does: doubling steps down, then halves."""
     step, good = 1, most
-    while good - step >= 1 and meets(good - step):
+    while good - step >= fewest and meets(good - step):
         good -= step
         step *= 2
-    bad = max(good - step, 0)
+    bad = max(good - step, fewest - 1)
     while good - bad > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if meets(middle) else (good, middle)
     return good
 
 
-class _Trials:
-    """Runs of fleets at peak plus headroom, each once."""
+class Trials:
+    """Runs of one fleet in several sizes, each once.
 
-    def __init__(self, pools: Sequence[Pool], scenario: Scenario, start: Case) -> None:
-        self._pools, self._scenario, self._start = pools, scenario, start
-        self._known: dict[tuple[int, ...], Simulated] = {}
+    Parameters
+    ----------
+    run
+        Simulates a case.
+    start
+        The case whose replicas are varied.
+    """
+
+    def __init__(self, scenario: Scenario, run: Callable[[Case], Simulated], start: Case) -> None:
+        self.start, self.percentile = start, scenario.objective.percentile
+        self._allowed_s, self._run = scenario.objective.latency, run
+        self._known: dict[tuple[tuple[str, int], ...], Simulated] = {}
 
     @property
     def count(self) -> int:
+        """Fleets simulated."""
         return len(self._known)
 
     def result(self, replicas: Mapping[str, int]) -> Simulated:
-        key = tuple(replicas[pool.name] for pool in self._pools)
+        """Return the run with so many replicas of each pool."""
+        key = tuple(sorted(replicas.items()))
         if key not in self._known:
-            rate = self._start.rate * (1 + self._scenario.resilience.headroom)
-            share = online.representative(replicas)
-            case = replace(self._start, replicas=dict(replicas), rate=rate, share=share, day=False)
-            self._known[key] = run(self._pools, self._scenario, case, Settings(requests=ENOUGH))
+            self._known[key] = self._run(online.resized(self.start, replicas))
         return self._known[key]
 
     def latency_s(self, replicas: Mapping[str, int]) -> float:
-        return tail_s(self.result(replicas), self._scenario.objective.percentile)
+        """Return the latency at the objective's percentile [s], infinite where the fleet does not keep up."""
+        return tail_s(self.result(replicas), self.percentile)
 
     def meets(self, replicas: Mapping[str, int]) -> bool:
-        return self.latency_s(replicas) <= self._scenario.objective.latency
+        """Return whether so many replicas hold the objective."""
+        return self.latency_s(replicas) <= self._allowed_s
 
     def meets_with(self, replicas: Mapping[str, int], name: str, count: int) -> bool:
-        fewest = next(pool.fewest for pool in self._pools if pool.name == name)
-        return count >= fewest and self.meets({**replicas, name: count})
-
-    def slowest(self, replicas: Mapping[str, int], free: Sequence[Pool]) -> Pool | None:
-        """Return the pool where a request at the percentile loses most time beyond being alone there."""
-        result, percentile = self.result(replicas), self._scenario.objective.percentile
-        lost = {}
-        for pool in free:
-            name = online.node_name(pool)
-            found = result.nodes[name].latency
-            alone_s = pool.load(1).alone_s
-            lost[pool.name] = (found.quantiles[percentile].value if found.count else math.inf) / max(alone_s, 1e-9)
-        return max(free, key=lambda pool: lost[pool.name], default=None)
+        """Return whether the objective holds with another number of replicas of one pool."""
+        return self.meets({**replicas, name: count})

@@ -110,7 +110,7 @@ def replicas_text(option: Serving) -> str:
     >>> from capacity.fleet.served import PoolServing
     >>> pool = PoolServing(
     ...     name="rank", node="rank", replicas=6, spare=1, closed_form=5, floor=2.0, devices_per_replica=1,
-    ...     utilization=0.5, batch=8,
+    ...     utilization=0.5, batch=8, paid=6.0,
     ... )
     >>> replicas_text(Serving(hardware="a", name="A", basis="assumed", origin="", pools=(pool,)))
     '6 + 1 spare'
@@ -126,6 +126,7 @@ _POOL = (
     Column("replicas", "Replicas", "whole"),
     Column("spare_replicas", "Spare", "whole"),
     Column("closed_form_replicas", "Closed form", "whole"),
+    Column("paid_replicas", "Paid on average", "count"),
     Column("floor_replicas", "Autoscaler's floor", "count"),
     Column("devices_per_replica", "Devices a replica", "count"),
     Column("devices", "Devices", "whole"),
@@ -148,7 +149,8 @@ def pool_table(option: Serving) -> Table:
         none = Missing("no KV cache")
         rows.append({
             "name": pool.name, "replicas": float(pool.replicas), "spare_replicas": float(pool.spare),
-            "closed_form_replicas": float(pool.closed_form), "floor_replicas": pool.floor,
+            "closed_form_replicas": float(pool.closed_form), "paid_replicas": pool.paid,
+            "floor_replicas": pool.floor,
             "devices_per_replica": float(pool.devices_per_replica), "devices": float(pool.devices),
             "utilization_fraction": finite(pool.utilization, "unknown"), "busy_fraction": figures.busy(node),
             "largest_batch_requests": Missing("as many as fit") if pool.kv_blocks else float(pool.batch),

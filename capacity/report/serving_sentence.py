@@ -57,6 +57,8 @@ def _tail(found: Answer, best: Serving) -> Iterator[Piece]:
     if isinstance(low, Missing) and low.reason == figures.NO_BAND:
         yield Piece(f" ({spread} by the run)")
     else:
+        if not isinstance(low, Missing) and not isinstance(high, Missing):
+            low, high = sorted((low, high))  # an autoscaler may make up for slow steps
         ends = f"{shown(low, 'seconds')} – {shown(high, 'seconds')}"
         yield Piece(f" ({ends} by the error of step times, {spread} by the run)")
 
@@ -72,7 +74,8 @@ def _cost(best: Serving) -> Iterator[Piece]:
     yield Piece(f"{thousand} for 1,000 recommendations", strong=True)
     tokens = {"input": cost.million_input_usd, "output": cost.million_output_usd, "in all": cost.million_total_usd}
     named = ", ".join(f"{usd(value)} {name}" for name, value in tokens.items() if value is not None)
-    yield Piece(f" (all of {usd(cost.hour_usd)} an hour{f' set against 1 M tokens: {named}' if named else ''})")
+    hour = f"{usd(cost.hour_usd)} an hour{' on average' if any(pool.scaled for pool in best.pools) else ''}"
+    yield Piece(f" (all of {hour}{f' set against 1 M tokens: {named}' if named else ''})")
 
 
 def _fewer(found: Answer, best: Serving) -> str:
@@ -113,7 +116,7 @@ def missed(found: Answer, option: Serving) -> str:
     objective = found.scenario.objective
     tail = figures.tail_s(option.result, objective.percentile)
     reached = f"{objective.percentile} {shown(tail, 'seconds')}" if not isinstance(tail, Missing) else tail.reason
-    where = " at peak plus headroom" if option.trials else ""
+    where = "" if option.meets_peak else " at peak plus headroom"
     return f"{text(option.devices, 'whole')} × {option.name} miss {_objective(found)}{where} ({reached} {_load(found)})"
 
 

@@ -139,6 +139,29 @@ def simulate(
 
 
 @app.command()
+def rollout(
+    scenario: Scenario,
+    stage: Annotated[str, typer.Argument(help="Stage that changes.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Its new model: id or file.")] = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="KEY=VALUE of the stage, e.g. index=hnsw.")] = None,
+    how: Annotated[
+        list[str] | None, typer.Option("--with", "-w", help="KEY=VALUE of the rollout, e.g. shadow_time=7d.")
+    ] = None,
+    hardware: Hardware = None, override: Override = None, settings: Setting = None, calibration: CalibrationFile = None,
+    today: Today = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Plan how a new encoder or index takes over: what it costs once, how long it takes, what both fleets need.
+
+    Exit 1 if it can be done on no device.
+    """
+    from capacity.commands import planning, rolling
+
+    request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
+    wish = rolling.Wish(stage=stage, model=model, to=tuple(to or ()), how=tuple(how or ()))
+    raise typer.Exit(rolling.show(request, wish, as_json=as_json))
+
+
+@app.command()
 def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads; default all cores.")] = None,

@@ -15,6 +15,7 @@ from capacity.documents import Document
 from capacity.errors import InputError, Problem, UnknownNameError, suggestion
 from capacity.problems import Location
 from capacity.spec.calibration import Calibration, Shared
+from capacity.spec.convergence import Convergence
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
 from capacity.spec.prices import Rates
@@ -119,6 +120,16 @@ def domain(name: str) -> Domain:
 def rates(name: str) -> Rates:
     """Return a table of energy, storage, network and people rates."""
     return documents.validated(documents.read(documents.find("prices", name)), Rates)
+
+
+def convergence(name: str) -> Convergence:
+    """Return what a benchmark must see until it converges, by batch size."""
+    return documents.validated(documents.read(documents.find("convergence", name)), Convergence)
+
+
+def convergences() -> dict[str, Convergence]:
+    """Return every convergence reference by its id."""
+    return {name: convergence(str(path)) for name, path in documents.catalogue("convergence").items()}
 
 
 def shared() -> Shared:

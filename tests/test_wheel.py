@@ -80,7 +80,7 @@ def test_wheel_holds_the_catalogues_and_no_tests(wheel):
         entries = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
         assert "calibrate" in archive.read(metadata).decode()
     assert {f"capacity/shipped/{name}" for name in SHIPPED} <= names
-    for folder in ("hardware_profiles", "model_profiles", "scenarios", "prices"):
+    for folder in ("hardware_profiles", "model_profiles", "scenarios", "prices", "convergence"):
         own = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {f"capacity/shipped/{name}" for name in own} <= names
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "capacity" / "report").rglob("*.j2")}

@@ -17,6 +17,7 @@ from capacity.problems import Location
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.convergence import Convergence
 from capacity.spec.hardware import Hardware
+from capacity.spec.levers import QualityNotes
 from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Domain, Scenario
@@ -120,6 +121,11 @@ def domain(name: str) -> Domain:
 def rates(name: str) -> Rates:
     """Return a table of energy, storage, network and people rates."""
     return documents.validated(documents.read(documents.find("prices", name)), Rates)
+
+
+def quality_notes() -> QualityNotes:
+    """Return what published measurements say levers do to quality."""
+    return documents.validated(documents.read(documents.find("levers", "quality")), QualityNotes)
 
 
 def convergence(name: str) -> Convergence:

@@ -138,6 +138,25 @@ def simulate(
     raise typer.Exit(simulating.simulate(request, wish))
 
 
+@app.command(name="levers")
+def levers_(
+    scenario: Scenario,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Lever to pull; repeatable. Default: all.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Only levers that change no answer.")] = False,
+    hardware: Hardware = None, override: Override = None, settings: Setting = None, calibration: CalibrationFile = None,
+    today: Today = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Rank optimizations alone, and find the best combination: cost, latency, memory, quality notes.
+
+    Exit 1 if the scenario holds with none of them.
+    """
+    from capacity.commands import levering, planning
+
+    request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
+    wish = levering.Wish(only=tuple(only or ()), exact=exact)
+    raise typer.Exit(levering.show(request, wish, as_json=as_json))
+
+
 @app.command()
 def rollout(
     scenario: Scenario,

@@ -64,11 +64,40 @@ class PoolPlan:
     utilization: float
     memory_bytes: Mapping[str, float]
     memory_available_bytes: float | None
+    paid_replicas: float | None = None
+    """Replicas paid on average over a day, without spares, where an autoscaler follows the load; None: all of them."""
+
+    @property
+    def paid_devices(self) -> float:
+        """Devices paid on average, spares included."""
+        if self.paid_replicas is None:
+            return self.devices
+        return (self.paid_replicas + self.spare_replicas) * self.devices_per_replica
 
     @property
     def devices(self) -> int:
         """Devices to pay for, spares included."""
         return math.ceil((self.replicas + self.spare_replicas) * self.devices_per_replica)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDetail:
+    """How a training run is done, and where its time goes."""
+
+    steps: float
+    """Steps of one repeat."""
+    step: Estimate
+    """Time of a step [s]."""
+    parts_s: Mapping[str, float]
+    """Where it goes, by part [s]; empty where the step is one number."""
+    layout: str
+    """How devices share a step."""
+    mfu: float | None
+    """Model FLOP utilization [1]: model FLOP ÷ (time × dense peak), masked attention left out."""
+    hfu: float | None
+    """The same with what is computed twice."""
+    useful: float
+    """Share of the wall time that failures and checkpoints leave [1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +115,8 @@ class JobPlan:
     memory_bytes: Mapping[str, float]
     memory_available_bytes: float | None
     note: str = ""
+    training: TrainingDetail | None = None
+    """How a training run is done; None for other jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

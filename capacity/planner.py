@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
+
+import numpy as np
 
 from capacity import catalogue, references
 from capacity.documents import Document
 from capacity.errors import InputError
-from capacity.fleet.pools import PoolResult, plan_pools
+from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
 from capacity.money import ownership
-from capacity.phases import batch, training
+from capacity.phases import batch, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
-from capacity.plan import JobPlan, Option, Plan, StagePlan, Violation
+from capacity.phases.transformer_run import Trainer
+from capacity.plan import JobPlan, Option, Plan, PoolPlan, StagePlan, TrainingDetail, Violation
 from capacity.spec.calibration import Calibration, Shared
+from capacity.spec.convergence import Convergence
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model
 from capacity.spec.prices import Rates
-from capacity.spec.scenario import BatchJob, Scenario, TrainingJob
+from capacity.spec.scenario import BatchJob, Scenario
+from capacity.spec.training import TrainingJob
 from capacity.timing import transfer
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
@@ -40,6 +45,7 @@ class Inputs:
     models: Mapping[str, Model]
     rates: Rates
     today: date
+    references: Mapping[str, Convergence] = field(default_factory=dict)
 
 
 def inputs(
@@ -62,7 +68,7 @@ def inputs(
     return Inputs(
         calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
         models=references.models(scenario, written), rates=references.rates(scenario, written),
-        today=today or date.today(),
+        today=today or date.today(), references=references.convergences(scenario, written),
     )  # fmt: skip
 
 
@@ -105,9 +111,11 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     models = {name: resized(model, items, users) for name, model in given.models.items()}
     try:
         pools = plan_pools(scenario, device, models, given.shared.serving_engines)
-        jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, given), models)
+        jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, models, given), models)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))
+    if scenario.jobs_on_idle_serving:
+        jobs = _on_idle(jobs, pools.pools, scenario)
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
@@ -151,24 +159,60 @@ def _rank(item: Option) -> tuple[int, float]:
     return 0, item.cost.usd
 
 
-def _trainer(scenario: Scenario, device: Device, given: Inputs) -> Device:
+def _trainer(scenario: Scenario, device: Device, models: Mapping[str, Model], given: Inputs) -> Trainer:
     """Return the device as what trains on it sees it: PyTorch does where the scenario's engine only runs models."""
-    if scenario.engine not in PROCESSOR_ENGINES:
-        return device
-    return transfer.device(device.hardware, "eager", given.calibrations, given.shared)
+    if scenario.engine in PROCESSOR_ENGINES:
+        device = transfer.device(device.hardware, "eager", given.calibrations, given.shared)
+    return Trainer(device, given.shared.training_steps, models, given.references)
 
 
 def _jobs(
-    scenario: Scenario, device: Device, trainer: Device, models: Mapping[str, Model]
+    scenario: Scenario, device: Device, trainer: Trainer, models: Mapping[str, Model]
 ) -> tuple[list[JobPlan], list[Violation]]:
     jobs = [_training(job, scenario, trainer, models) for job in scenario.training]
     jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
     return jobs, [miss for job in jobs for miss in _misses(job)]
 
 
-def _training(job: TrainingJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:
-    run = training.fewest_devices(job, models[job.model], scenario, device)
-    return _job(job, "training", run, run.duration.scaled(run.devices), device.hardware)
+def _on_idle(jobs: Sequence[JobPlan], pools: Sequence[PoolPlan], scenario: Scenario) -> list[JobPlan]:
+    """Return the jobs with what they still have to rent beside the devices that serving leaves idle.
+
+    Autoscaled pools leave none. Periods are taken in whole hours; a job that comes back within an hour shares nothing.
+    """
+    idle, day = np.zeros(24), shares_of_a_day(scenario)
+    for pool in pools:
+        if pool.paid_replicas is None and pool.devices:
+            needed = np.ceil((pool.replicas * day + pool.spare_replicas) * pool.devices_per_replica)
+            idle += schedule.idle_devices(pool.devices, np.minimum(needed / pool.devices, 1.0))
+    shared = {job.name: job for job in jobs if job.every_s >= HOUR_S and float(job.duration.value) <= job.deadline_s}
+    wanted = [
+        schedule.RecurringJob(
+            name=job.name, device_s=float(job.duration.value) * job.devices,
+            every_s=round(job.every_s / HOUR_S) * HOUR_S, devices=job.devices,
+            deadline_s=min(job.deadline_s, round(job.every_s / HOUR_S) * HOUR_S),
+        )
+        for job in shared.values()
+    ]  # fmt: skip
+    if not wanted:
+        return list(jobs)
+    placed = {item.name: item for item in schedule.share(wanted, idle).placements}
+    return [_rented(job, placed[job.name]) if job.name in placed else job for job in jobs]
+
+
+def _rented(job: JobPlan, placed: schedule.Placement) -> JobPlan:
+    whole = placed.free_device_s + placed.rented_device_s
+    share = placed.rented_device_s / whole if whole else 1.0
+    return replace(job, device_hours_per_month=job.device_hours_per_month.scaled(share), note=placed.told)
+
+
+def _training(job: TrainingJob, scenario: Scenario, trainer: Trainer, models: Mapping[str, Model]) -> JobPlan:
+    run = training.fewest_devices(job, models[job.model], scenario, trainer)
+    plan = _job(job, "training", run, run.duration.scaled(run.devices), trainer.device.hardware)
+    detail = TrainingDetail(
+        steps=run.steps, step=run.step, parts_s=run.parts_s, layout=run.layout, mfu=run.mfu, hfu=run.hfu,
+        useful=run.useful,
+    )  # fmt: skip
+    return replace(plan, training=detail)
 
 
 def _batch(job: BatchJob, scenario: Scenario, device: Device, models: Mapping[str, Model]) -> JobPlan:

@@ -13,12 +13,13 @@ from capacity import catalogue
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.problems import Location
+from capacity.spec.convergence import Convergence
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage, ScoreStage, Stage
-from capacity.work.models import reading
+from capacity.work.models import pruned, reading
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ class _Use:
     length: Location = ()
     """Where it stands how many tokens the model reads."""
     tokens: int = 0
+    key: str = "model"
+    """Where its name stands below `location`."""
 
 
 def models(scenario: Scenario, document: Document) -> dict[str, Model]:
@@ -49,11 +52,11 @@ def models(scenario: Scenario, document: Document) -> dict[str, Model]:
     problems: list[Problem] = []
     for use in _uses(scenario):
         try:
-            model = found.get(use.model) or named(use.model, catalogue.model, document, (*use.location, "model"))
+            model = found.get(use.model) or named(use.model, catalogue.model, document, (*use.location, use.key))
         except InputError as error:
             problems += error.problems
             continue
-        found[use.model] = model
+        found[use.model] = pruned(model, scenario.pruning.get(use.model, 1.0))
         problems += _misuse(use, model, document)
     if problems:
         raise InputError(dict.fromkeys(problems))
@@ -64,7 +67,7 @@ def _misuse(use: _Use, model: Model, document: Document) -> Iterator[Problem]:
     if use.families and model.family not in use.families:
         wanted = " or ".join(repr(family) for family in use.families)
         what = f"model {use.model} is of family {model.family!r}; what it is for needs {wanted}"
-        yield _problem(document, (*use.location, "model"), what)
+        yield _problem(document, (*use.location, use.key), what)
     elif isinstance(model, TransformerModel):
         try:
             reading(model, use.tokens)
@@ -75,6 +78,15 @@ def _misuse(use: _Use, model: Model, document: Document) -> Iterator[Problem]:
 def rates(scenario: Scenario, document: Document) -> Rates:
     """Return the table of rates that `scenario` names."""
     return named(scenario.pricing.rates, catalogue.rates, document, ("pricing", "rates"))
+
+
+def convergences(scenario: Scenario, document: Document) -> dict[str, Convergence]:
+    """Return the references that training jobs of `scenario` converge by, by name."""
+    wanted = ((index, job.converge) for index, job in enumerate(scenario.training))
+    return {
+        name: named(name, catalogue.convergence, document, ("training", index, "converge"))
+        for index, name in wanted if name is not None
+    }  # fmt: skip
 
 
 def devices(scenario: Scenario, document: Document, find: Callable[[str], Hardware]) -> list[Hardware]:
@@ -101,6 +113,8 @@ def _uses(scenario: Scenario) -> Iterator[_Use]:
     for index, job in enumerate(scenario.training):
         place = ("training", index)
         yield _Use(place, job.model, (), (*place, "tokens"), scenario.tokens(job.tokens))
+        if job.teacher is not None:
+            yield _Use(place, job.teacher, ("transformer",), (*place, "tokens"), scenario.tokens(job.tokens), "teacher")
     for index, work in enumerate(scenario.batch):
         if work.model is not None:
             place, encodes = ("batch", index), work.task == "encode"

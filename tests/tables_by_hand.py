@@ -51,6 +51,22 @@ BASE = {
     "serving_trace": SERVER | {
         "arrival_s": 1.0, "input_tokens": 300, "output_tokens": 40, "ttft_s": 0.03, "end_to_end_s": 0.4,
     },
+    "recommender": {
+        "hardware": "t4", "category": "recsys_infer", "model": "DLRM", "phase": "infer", "precision": "FP16",
+        "framework": "Triton Merlin HPS + TensorRT", "n_devices": 1, "batch_per_device": 4096, "batch_global": None,
+        "concurrency": 1, "scenario": "offline", "unit": "samples/s", "dataset": "Criteo 1TB", "value": 1e6,
+        "latency_avg_ms": 3.0,
+    },
+    "training": {
+        "hardware": "a100-sxm-80gb", "engine": "llm-foundry/Composer FSDP", "method": "pretrain", "model": "MPT-1b",
+        "dtype": "bf16", "devices": 8, "layers": 24, "hidden_size": 2048, "heads": 16, "ffn_multiple": 4,
+        "vocab_size": 50368, "sequence_length": 2048, "global_batch": 64, "micro_batch": 4, "sharding": "FULL_SHARD",
+        "recompute": None, "release": None, "tokens_per_s_per_device": 19000.0, "peak_memory_gib": 40.0,
+    },
+    "mlperf_training": {
+        "hardware": "a100-sxm-80gb", "benchmark": "bert", "round": "v2.0", "devices": 8, "global_batch_size": 448,
+        "units_per_s_per_accelerator": 298.0, "time_to_train_min": 19.0, "units_consumed_mean": 2.7e6,
+    },
 }  # fmt: skip
 """A good row of each kind."""
 CHANGES: dict[str, tuple[dict, ...]] = {
@@ -82,6 +98,23 @@ CHANGES: dict[str, tuple[dict, ...]] = {
     "serving_closed_loop": ({"concurrency": 32}, {"tensor_parallel": 4}, {"model": "llama"}, {"input_tokens": 500_000}),
     "serving_load": ({"stage": "stage_1"}, {"load": "4rps x 10s"}, {"stage": "stage_7"}, {"load": "often"}),
     "serving_trace": ({"arrival_s": 0.0}, {"arrival_s": 9.5, "output_tokens": 3}, {"model": "llama"}),
+    "recommender": (
+        {"model": "NCF", "framework": "PyTorch", "phase": "train"}, {"scenario": "online", "concurrency": 8},
+        {"category": "ann_gpu", "model": "faiss IVF4096,PQ64 nprobe=8", "phase": "search k=10", "dataset": "SIFT1B",
+         "unit": "s", "batch_global": 1e4},
+        {"model": "TFT"}, {"batch_per_device": -1},
+    ),
+    "training": (
+        {"recompute": "full"}, {"method": "lora"}, {"model": "Llama-3.1-8B", "release": "26.04", "engine": "NeMo"},
+        {"hardware": "v100-sxm-32gb", "dtype": "fp16 mixed", "engine": "TensorFlow 2", "devices": 1},
+        {"method": "prayer"}, {"devices": 6, "tensor_parallel": 4}, {"micro_batch": -1},
+    ),
+    "mlperf_training": (
+        {"devices": 64, "global_batch_size": 3072}, {"global_batch_size": None},
+        {"benchmark": "gpt3", "hardware": "h100-sxm-80gb", "devices": 512, "global_batch_size": 2048, "round": "v4.0"},
+        {"benchmark": "dlrm_dcnv2", "global_batch_size": 55296}, {"benchmark": "gpt3"}, {"benchmark": "resnet"},
+        {"round": "v9.0"}, {"devices": 0.5}, {"global_batch_size": -1},
+    ),
 }  # fmt: skip
 """Changes to a good row that make other kernels run, or none."""
 FITS = (
@@ -95,7 +128,7 @@ FITS = (
 )  # fmt: skip
 CONTEXT = validate.Context(
     calibrations=[calibration(BOARD, *(kernel_fit(key, typical(key)) for key in FITS))],
-    shared=shared(engine_steps=catalogue.shared().engine_steps),
+    shared=shared(engine_steps=catalogue.shared().engine_steps, training_steps=catalogue.shared().training_steps),
 )
 
 

@@ -23,7 +23,7 @@ from capacity.pages.state import View
 from capacity.report import kernels, sentence
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("plan", "serving", "hardware", "scenario", "accuracy", "method")
+PAGES = ("plan", "serving", "training", "levers", "hardware", "scenario", "accuracy", "method")
 RATE = "slide:traffic.peak_rate"
 DOWNLOADS = {"download:html", "download:markdown", "download:csv", "download:json", "download:yaml"}
 

@@ -29,9 +29,11 @@ EDGE = {
     "planner",
     "simulation",
     "rollout",
+    "levers",
     "charts",
     "charts_accuracy",
     "charts_serving",
+    "charts_jobs",
     "history",
 }
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
@@ -45,9 +47,11 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "planner": UP_TO_MONEY | {"catalogue", "references"},
     "simulation": UP_TO_MONEY | {"catalogue", "references", "planner"},
     "rollout": UP_TO_MONEY | {"catalogue", "references", "planner", "rollout"},
+    "levers": UP_TO_MONEY | {"catalogue", "references", "planner", "levers"},
     "charts": {"errors", "units", "plan", "report"},
     "charts_accuracy": {"charts", "report"},
     "charts_serving": {"charts", "units", "spec", "fleet", "report"},
+    "charts_jobs": {"charts", "units", "plan", "fleet"},
     "commands": EDGE | {"commands"},
     "pages": EDGE | {"pages"},
     "cli": {"errors", "units", "commands"},
@@ -74,7 +78,12 @@ OUTSIDE = {
     "onnxruntime": ("kernels/",),
     "openvino": ("kernels/",),
     "streamlit": ("capacity/pages/", "dashboard.py"),
-    "plotly": ("capacity/charts.py", "capacity/charts_accuracy.py", "capacity/charts_serving.py"),
+    "plotly": (
+        "capacity/charts.py",
+        "capacity/charts_accuracy.py",
+        "capacity/charts_serving.py",
+        "capacity/charts_jobs.py",
+    ),
     "numba": (
         "capacity/timing/compiled.py",
         "capacity/fleet/simulator.py",

@@ -10,7 +10,9 @@ from capacity import catalogue, documents, references
 from capacity.errors import CapacityError, InputError
 from capacity.phases import serving_step, training
 from capacity.phases.serving_step import Context
-from capacity.spec.scenario import Scenario, TrainingJob
+from capacity.phases.transformer_run import Trainer
+from capacity.spec.scenario import Scenario
+from capacity.spec.training import TrainingJob
 from capacity.timing import transfer
 from capacity.work import interaction, retrieval, sequential, transformer
 from capacity.work.caching import hit_rate_of
@@ -295,7 +297,7 @@ def test_devices_split_the_tables_and_copy_the_layers():
 def test_the_fewest_devices_hold_the_tables(hardware, fewest):
     device = transfer.device(catalogue.hardware(hardware), "fused", [], catalogue.shared())
     learn, one = job("hstu-mlperf", batch=1, samples=1000, max_devices=64), scenario(LONG)
-    run = training.fewest_devices(learn, HSTU, one, device)
+    run = training.fewest_devices(learn, HSTU, one, Trainer(device))
     assert run.devices == fewest
     needed, room = training.fits(run.memory_bytes, device.hardware)
     assert needed <= room < sum(training.training_memory(learn, HSTU, one, fewest - 1).values())
@@ -304,7 +306,7 @@ def test_the_fewest_devices_hold_the_tables(hardware, fewest):
 def test_more_devices_exchange_rows_and_gradients_of_the_layers_alone():
     device = transfer.device(catalogue.hardware("b200-sxm"), "fused", [], catalogue.shared())
     learn, one = job("dlrm-dcnv2"), scenario(SCORE)
-    alone, both = (training.run(learn, DCN, one, device, devices) for devices in (1, 2))
+    alone, both = (training.run(learn, DCN, one, Trainer(device), devices) for devices in (1, 2))
     dense = 26_151_671_809 - 204_184_588 * 128
     summed = Collective(kind="all_reduce", message_bytes=dense * 2, devices=2, label="gradients")
     sent = Collective(kind="alltoall", message_bytes=4096 * 26 * 128 * 2, devices=2, count=2, label="rows")

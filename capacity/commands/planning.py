@@ -15,6 +15,7 @@ from capacity import catalogue, documents, files, planner, references
 from capacity.errors import InputError, Problem, UnitError, UnknownNameError
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence, table
+from capacity.report.training import training_table
 from capacity.spec.scenario import Scenario
 from capacity.units import parse
 
@@ -111,6 +112,7 @@ def _print_plan(plan: Plan) -> None:
 
 
 SHOWN = {
+    "training": ("name", "devices", "layout", "step_s", "basis", "mfu_fraction", "useful_fraction", "bound"),
     "options": (
         "name",
         "devices",
@@ -166,7 +168,7 @@ def _only(content: ReportTable, name: str) -> ReportTable:
 def _worth_showing(option: Option) -> dict[str, ReportTable]:
     parts = {
         "stages": table.stage_table(option), "pools": table.pool_table(option), "jobs": table.job_table(option),
-        "cost": table.cost_table(option),
+        "training": training_table(option), "cost": table.cost_table(option),
     }  # fmt: skip
     return {
         name: replace(part, title=f"{option.name}: {part.title.lower()}") for name, part in parts.items() if part.rows

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from capacity.fleet import arrivals
 from capacity.fleet.pool import Pool, batch_sizes, fitted
 from capacity.fleet.sizing import Demand, Fleet, Latency, Load, Miss, fleet, least, sized
 from capacity.phases import serving_step
@@ -17,6 +21,7 @@ from capacity.timing.band import Estimate
 from capacity.timing.device import Device
 from capacity.work.operations import total_bytes, total_flop
 
+HOUR_S = 3600.0
 Z10 = 1.2816
 """Standard deviations from the median to P90."""
 
@@ -136,8 +141,28 @@ def _plan(pool: Pool, choice: Choice, at: Mapping[float, Choice | Miss], scenari
         batch=batch, service=service if pool.generates else pool.service(batch), forming_s=part.forming_s,
         wait_p50_s=part.wait.quantile(0.5), wait_p99_s=part.wait.quantile(0.99),
         utilization=choice.fleet.utilization[pool.name], memory_bytes=pool.parts(batch),
-        memory_available_bytes=pool.available_bytes,
+        memory_available_bytes=pool.available_bytes, paid_replicas=_paid(pool, replicas, scenario),
     )  # fmt: skip
+
+
+def shares_of_a_day(scenario: Scenario) -> NDArray[np.float64]:
+    """Return the largest rate in each of 24 hours ÷ the peak rate [1]."""
+    traffic = scenario.traffic
+    day = arrivals.Diurnal(1.0, max(traffic.mean_to_peak, 0.05), traffic.peak_hour)
+    hours = np.arange(24)[:, None] + np.linspace(0, 1, 7)
+    return np.asarray(day.rate_at(hours * HOUR_S).max(axis=1))
+
+
+def _paid(pool: Pool, replicas: int, scenario: Scenario) -> float | None:
+    """Return the mean replicas of an autoscaled day: in each hour the peak's, scaled with the rate, in whole replicas.
+
+    What holds the objective at peak is assumed to hold it in proportion; `capacity simulate --day` checks that.
+    """
+    scaling = pool.spec.autoscaling
+    if scaling is None:
+        return None
+    most = min(scaling.maximum, replicas)
+    return float(np.clip(np.ceil(replicas * shares_of_a_day(scenario)), min(scaling.minimum, most), most).mean())
 
 
 def _stages(pools: Sequence[Pool], batches: Mapping[str, int]) -> tuple[StagePlan, ...]:

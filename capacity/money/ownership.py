@@ -130,13 +130,16 @@ def _pool_item(pool: PoolPlan, hardware: Hardware, price: PriceRange | None, ter
     p10 = pool.replicas_p10 or max(1, round(pool.replicas * np.exp(-Z10 * sigma)))
     p90 = pool.replicas_p90 or max(1, round(pool.replicas * np.exp(Z10 * sigma)))
     replicas = np.interp(draws.time, [-Z10, 0.0, Z10], [p10, pool.replicas, p90])
+    paid = pool.replicas if pool.paid_replicas is None else pool.paid_replicas
+    scaled = "" if pool.paid_replicas is None else f" of up to {pool.replicas}, autoscaled"
     if pool.replicas_p90 is None:
         flags = (*flags, "objective missed if the step time is at its P90")
     return _Item(
-        group="devices", name=f"serving {pool.name}", quantity=pool.devices * HOURS,
-        quantity_draws=(np.ceil(replicas) + spare) * each * HOURS, unit="device-hours", price=value, price_draws=drawn,
+        group="devices", name=f"serving {pool.name}", quantity=pool.paid_devices * HOURS,
+        quantity_draws=(np.ceil(replicas) * paid / pool.replicas + spare) * each * HOURS, unit="device-hours",
+        price=value, price_draws=drawn,
         basis=pool.service.basis, source=source, flags=flags,
-        formula=f"({pool.replicas} + {spare} spare) × {each} {hardware.name} × {HOURS:g} h, {term}",
+        formula=f"({paid:g}{scaled} + {spare} spare) × {each} {hardware.name} × {HOURS:g} h, {term}",
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from capacity.timing import transfer
 from capacity.timing.device import Device
 
 if TYPE_CHECKING:
+    from capacity.fleet.levered import Levered
     from capacity.fleet.served import Point, Serving
     from capacity.fleet.simulated import Latency, Simulated
 
@@ -246,3 +247,18 @@ def _curve(view: View, hardware: str, at: Stamp, today: date) -> tuple[Point, ..
     found = _scenario(view.question, at)
     option = _served(view, hardware, False, at, today)
     return simulation.curve(found, planner.inputs(found, today=today), option, int(view.seed or 0))
+
+
+def levered(view: View, hardware: str, *, exact: bool) -> Levered:
+    """Return every lever of a view on one device, alone and together."""
+    return _levered(replace(view.question, option="", hardware=()), hardware, exact, stamp(), date.today())
+
+
+@st.cache_resource(max_entries=30, show_spinner=False)
+def _levered(view: View, hardware: str, exact: bool, at: Stamp, today: date) -> Levered:
+    from capacity import levers  # noqa: PLC0415  (other pages need none)
+
+    document, found = state.document(view), _scenario(view, at)
+    given = planner.inputs(found, today=today, document=document)
+    chosen = [item for item in levers.LEVERS.values() if item.exact or not exact]
+    return levers.ranked(document, given, planner.profile(hardware, given), chosen)

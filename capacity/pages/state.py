@@ -1,6 +1,6 @@
-"""What a dashboard shows, as data: the view ⇄ URL query parameters ⇄ arguments of `capacity plan`. No Streamlit here.
+"""What a dashboard shows, as data: the view ⇄ URL query parameters ⇄ arguments of `capacity plan`.
 
-A view is a scenario and what differs from it, so a link is short, readable, and also a command line.
+A view is a scenario and what differs from it: a link is short, readable, and also a command line. No Streamlit here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
 
 EXAMPLE = "cross-encoder-rerank"
-SHOWN = ("device", "kernel", "kind", "requests", "seed", "day")
+SHOWN = ("device", "kernel", "kind", "requests", "seed", "day", "exact")
 """What only chooses what a page shows: the scenario and its plan do not depend on it."""
 PARAMETERS = ("scenario", "override", "set", "hardware", "option", *SHOWN, "yaml")
 SINGLE = ("scenario", "option", *SHOWN, "yaml")
-NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1)}
+NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1), "exact": (1, 1)}
 """Least and most of what the Serving page simulates: larger runs belong to the command line."""
 MOST_VALUES = 200
 LONGEST_VALUE = 2000
@@ -60,20 +60,20 @@ class View:
     device: str = ""
     """Device whose calibration is shown; empty means `option`, or the first one compared."""
     kernel: str = ""
-    """Kernel family shown; empty means the first one."""
     kind: str = ""
-    """Kind of measurement table to be uploaded; empty means the first one."""
+    """Kernel family shown, and kind of measurement table to be uploaded; empty means the first one."""
     requests: str = ""
     seed: str = ""
     day: str = ""
-    """What the Serving page simulates; "1" for a day; empty means the usual."""
+    exact: str = ""
+    """What the Serving page simulates ("1" for a day), what the Levers page leaves out ("1"); empty: the usual."""
     text: str = ""
     """YAML of an uploaded scenario."""
 
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        return replace(self, device="", kernel="", kind="", requests="", seed="", day="")
+        return replace(self, device="", kernel="", kind="", requests="", seed="", day="", exact="")
 
 
 def default() -> View:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from capacity.errors import CapacityError
 from capacity.phases import memory
+from capacity.spec import names
 from capacity.spec.model import (
     DlrmModel,
     FusionScorerModel,
@@ -17,6 +18,7 @@ from capacity.spec.model import (
     Model,
     TransformerModel,
 )
+from capacity.spec.names import Precision
 from capacity.spec.scenario import Scenario
 from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.stages import (
@@ -37,7 +39,7 @@ from capacity.work import embedding, interaction, recurrent, retrieval, sequenti
 from capacity.work.architecture import Layer
 from capacity.work.caching import hit_rate_of
 from capacity.work.models import LookUpModel, architecture, reading, rows_read
-from capacity.work.operations import Amount, Attention, Collective, Gather, Operation, repeated
+from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
 
 Models = Mapping[str, Model]
@@ -148,11 +150,20 @@ def generation(
     """Return the operations of reading the prompts, and of writing every output token at the mean context length."""
     prompt, fusion = context.scenario.tokens(stage.prompt_tokens), context.scenario.engine
     model = reading(_transformer(context, stage.model), prompt + stage.output_tokens)
-    prefill = transformer.prefill(model, requests, prompt, stage.dtype, fusion)
-    step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, stage.dtype, fusion)
-    exchange = _exchange(model.layer, model.layers, requests * prompt, stage.dtype, context)
-    step_exchange = _exchange(model.layer, model.layers, requests, stage.dtype, context)
+    precision = names.dtype(stage.dtype)
+    prefill = transformer.prefill(model, requests, prompt, precision.compute, fusion)
+    step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, precision.compute, fusion)
+    exchange = _exchange(model.layer, model.layers, requests * prompt, precision.compute, context)
+    step_exchange = _exchange(model.layer, model.layers, requests, precision.compute, context)
+    prefill, step = _stored(prefill, precision), _stored(step, precision)
     return prefill + exchange, repeated(step + step_exchange, stage.output_tokens)
+
+
+def _stored(operations: tuple[Operation, ...], precision: Precision) -> tuple[Operation, ...]:
+    """Return products that read their weights as they are stored, where that is narrower than they multiply."""
+    if precision.weight == precision.compute:
+        return operations
+    return tuple(replace(op, weight_dtype=precision.weight) if isinstance(op, Gemm) else op for op in operations)
 
 
 def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Context) -> tuple[Operation, ...]:

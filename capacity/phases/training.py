@@ -1,12 +1,14 @@
-"""A training run: step time on one device or data-parallel on several, memory, and the fewest devices by a deadline."""
+"""A training run: its step on some devices, its length with failures, and the fewest devices by a deadline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from capacity.phases import memory
+from capacity.phases import failures, memory, transformer_run
+from capacity.phases.convergence import samples_to_converge
+from capacity.phases.transformer_run import Trainer
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import (
     DlrmModel,
@@ -18,8 +20,9 @@ from capacity.spec.model import (
     Model,
     TransformerModel,
 )
-from capacity.spec.scenario import Scenario, TrainingJob
-from capacity.timing.band import Estimate, total
+from capacity.spec.scenario import Scenario
+from capacity.spec.training import TrainingJob
+from capacity.timing.band import Estimate, product, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
 from capacity.work import embedding, interaction, recurrent, retrieval, sequential, transformer
@@ -41,6 +44,16 @@ class TrainingRun:
     memory_bytes: Mapping[str, float]
     flop_per_step: float
     """Model FLOP of one device's step: forward and backward."""
+    parts_s: Mapping[str, float] = field(default_factory=dict)
+    """Where a step's time goes, by part [s]; empty where the step is one number."""
+    layout: str = "data-parallel"
+    """How devices share the step."""
+    mfu: float | None = None
+    """Model FLOP utilization [1]; None where the device states no rate."""
+    hfu: float | None = None
+    """The same with what is computed twice."""
+    useful: float = 1.0
+    """Share of the wall time that failures and checkpoints leave [1]."""
 
 
 def step_operations(job: TrainingJob, model: Model, scenario: Scenario, batch: Amount) -> tuple[Operation, ...]:
@@ -68,24 +81,64 @@ def _look_up_step(model: LookUpModel, batch: Amount, events: int, dtype: str) ->
     return sequential.training_step(model, batch, events, TARGETS, dtype)
 
 
-def run(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devices: int) -> TrainingRun:
-    """Return the run of `job` on `devices` data-parallel devices of one kind.
+def run(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer, devices: int) -> TrainingRun:
+    """Return the run of `job` on `devices` devices of one kind.
+
+    Transformers on GPUs are laid out as `transformer_run` says; all else is data-parallel. Failures stretch it.
+    """
+    if isinstance(model, TransformerModel) and trainer.knows_frameworks:
+        found = transformer_run.planned(job, model, scenario, trainer, devices)
+        once = TrainingRun(
+            devices=devices, step=found.time, steps=_steps(job, scenario, trainer, found.trained.parallel.data),
+            duration=found.time, memory_bytes=found.memory_bytes, flop_per_step=found.flop, parts_s=found.parts_s,
+            layout=found.layout, mfu=found.mfu, hfu=found.hfu,
+        )  # fmt: skip
+    else:
+        once = _data_parallel(job, model, scenario, trainer, devices)
+    return _lasting(once, job, model, trainer.device)
+
+
+def _lasting(once: TrainingRun, job: TrainingJob, model: Model, device: Device) -> TrainingRun:
+    """Return the run with its wall time: all steps of all repeats, federated rounds, failures and checkpoints."""
+    duration = once.step.scaled(once.steps * job.runs)
+    if job.federated is not None:
+        sent = 2 * parameters(model) * memory.value_bytes(job.dtype) / job.federated.uplink
+        duration = replace(duration, value=duration.value + job.federated.rounds * sent)
+    useful = 1.0
+    if device.hardware.kind == "gpu":
+        stretched = failures.wall_factor(failures.Reliability(checkpoint_s=job.checkpoint), once.devices)
+        useful = 1 / float(stretched.value)
+        duration = product(duration, stretched)
+    return replace(once, duration=duration, useful=useful)
+
+
+def _steps(job: TrainingJob, scenario: Scenario, trainer: Trainer, data: int) -> float:
+    """Return the steps of one repeat: as a published reference says for this global batch, or samples × epochs."""
+    batch = job.batch * data
+    if job.converge is not None:
+        return max(1.0, float(samples_to_converge(trainer.references[job.converge], batch).value) / batch)
+    return max(1.0, scenario.amount(job.samples, job.every) * job.epochs / batch)
+
+
+def _data_parallel(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer, devices: int) -> TrainingRun:
+    """Return the run on data-parallel devices, its wall time left out.
 
     Every device computes a batch of its own; gradients are summed by one all-reduce a step, half of it hidden behind
-    the backward pass (assumed; overlap is modeled by topology later). Rows touched by a batch are what table models
-    exchange and update, dense models all their parameters. Devices share the tables of a look-up model: rows go to
-    whoever reads them, and their gradients back.
+    the backward pass (assumed). Rows touched by a batch are what table models exchange and update, dense models all
+    their parameters. Devices share the tables of a look-up model: rows go to whoever reads them, and their gradients
+    back.
     """
-    work = step_operations(job, model, scenario, job.batch)
+    device, work = trainer.device, step_operations(job, model, scenario, job.batch)
     touched = touched_parameters(job, model, scenario)
     compute = device.step(work + optimizer_step(touched, job.optimizer), "training")
     parts = [compute, *_exchange(job, model, scenario, device, devices)] if devices > 1 else [compute]
     step = total(parts)
-    steps = max(1.0, scenario.amount(job.samples, job.every) * job.epochs / (job.batch * devices))
+    flop = float(sum(op.flop * op.count for op in work))
+    rate = device.hardware.rate(job.dtype)
+    use = flop / float(step.value) / rate if rate else None
     return TrainingRun(
-        devices=devices, step=step, steps=steps, duration=step.scaled(steps * job.runs),
-        memory_bytes=training_memory(job, model, scenario, devices),
-        flop_per_step=float(sum(op.flop * op.count for op in work)),
+        devices=devices, step=step, steps=_steps(job, scenario, trainer, devices), duration=step,
+        memory_bytes=training_memory(job, model, scenario, devices), flop_per_step=flop, mfu=use, hfu=use,
     )  # fmt: skip
 
 
@@ -168,23 +221,39 @@ def _tables_memory(job: TrainingJob, model: LookUpModel, scenario: Scenario, dev
     return {name: float(size) for name, size in parts.items()}
 
 
-def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, device: Device) -> TrainingRun:
+def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer) -> TrainingRun:
     """Return the run with the fewest devices that hold it and meet the deadline, or the fastest allowed one.
 
     Devices whose profile knows no link train alone.
     """
     deadline = job.deadline or job.every
-    devices = _fewest_that_hold(job, model, scenario, device.hardware)
-    best = run(job, model, scenario, device, devices)
+    devices = _fewest(job, model, scenario, trainer)
+    best = run(job, model, scenario, trainer, devices)
     while float(best.duration.value) > deadline and devices < job.max_devices:
         devices = min(devices * 2, job.max_devices) if devices >= 8 else devices + 1
         try:
-            candidate = run(job, model, scenario, device, devices)
+            candidate = run(job, model, scenario, trainer, devices)
         except MissingFactError:
             return best
         if float(candidate.duration.value) < float(best.duration.value):
             best = candidate
     return best
+
+
+def _fewest(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer) -> int:
+    """Return the fewest devices that a layout needs and that hold the job, `max_devices` where none do."""
+    hardware = trainer.device.hardware
+    if not isinstance(model, TransformerModel) or not trainer.knows_frameworks:
+        return _fewest_that_hold(job, model, scenario, hardware)
+    layout = job.parallel
+    devices = 1 if layout == "auto" else layout.tensor * layout.pipeline * layout.context
+    while devices < job.max_devices:
+        held = transformer_run.memory(job, transformer_run.fitting(job, model, scenario, trainer, devices))
+        fit = fits(held, hardware)
+        if fit is None or fit[0] <= fit[1]:
+            return devices
+        devices = min(2 * devices, job.max_devices)
+    return devices
 
 
 def _fewest_that_hold(job: TrainingJob, model: Model, scenario: Scenario, hardware: Hardware) -> int:

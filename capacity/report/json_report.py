@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from capacity.plan import Cost, CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan, Violation
+from capacity.plan import Cost, CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan, TrainingDetail, Violation
 from capacity.report import figures, sentence
 from capacity.report.cells import Missing, Number, finite
 from capacity.report.table import UNKNOWN_MEMORY, batch_table
+from capacity.report.training import NO_RATE
 from capacity.timing.band import Estimate
 
 SCHEMA = "capacity.plan"
@@ -185,7 +186,21 @@ def _job(job: JobPlan) -> Json:
         "device_hours_per_month": _estimate(job.device_hours_per_month),
         **_memory(job.memory_bytes, job.memory_available_bytes),
         "note": job.note,
+        **({"training": _training(job.training)} if job.training is not None else {}),
     }
+
+
+def _training(found: TrainingDetail) -> Json:
+    return {
+        "layout": found.layout,
+        "steps": float(found.steps),
+        "step_s": _estimate(found.step),
+        "parts_s": {name: float(seconds) for name, seconds in found.parts_s.items()},
+        **_numbers({
+            "mfu": NO_RATE if found.mfu is None else found.mfu, "hfu": NO_RATE if found.hfu is None else found.hfu,
+        }),
+        "useful": float(found.useful),
+    }  # fmt: skip
 
 
 def _cost(option: Option, cost: Cost) -> Json:

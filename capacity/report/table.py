@@ -6,31 +6,33 @@ Every number stays a float in SI units with the unit in its column's name; `Tabl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
+from capacity.phases import train_memory
 from capacity.plan import CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan
 from capacity.report import figures
 from capacity.report.cells import Cell, Column, Missing, Number, Row, Table, finite
 from capacity.report.sentence import replicas_text
+from capacity.report.training import parts_table, training_table
 from capacity.timing.band import Estimate
 
 UNKNOWN_MEMORY = "the profile states no memory"
-FORMULAS: dict[tuple[Literal["serving", "job"], str], str] = {
-    ("serving", "weights"): "parameters × bytes of a value ÷ devices of a replica",
-    ("serving", "activations"): "tokens of a batch × (2 × hidden width + widest inner state) × bytes of a value",
-    ("serving", "KV cache"): "2 × layers × KV heads × head width × sequences × tokens × bytes of a value",
-    ("serving", "catalogue vectors"): "items × width × bytes of a value",
-    ("serving", "scores"): "queries of a batch × items × bytes of a value",
-    ("serving", "feature table"): "rows × width × bytes of a value",
-    ("job", "weights"): "parameters × bytes of a value",
-    ("job", "master weights"): "parameters × 4 bytes, where training runs in less than 4 bytes a value",
-    ("job", "gradients"): "parameters × bytes of a value",
-    ("job", "optimizer states"): "parameters × states of the optimizer × 4 bytes",
-    (
-        "job",
-        "activations",
-    ): "values kept for the backward pass (training) or alive at once (encoding) × bytes of a value",
-    ("job", "vectors"): "items × width × bytes of a value",
+FORMULAS: dict[str, dict[str, str]] = {
+    "serving": {
+        "weights": "parameters × bytes of a value ÷ devices of a replica",
+        "activations": "tokens of a batch × (2 × hidden width + widest inner state) × bytes of a value",
+        "KV cache": "2 × layers × KV heads × head width × sequences × tokens × bytes of a value",
+        "catalogue vectors": "items × width × bytes of a value",
+        "scores": "queries of a batch × items × bytes of a value",
+        "feature table": "rows × width × bytes of a value",
+    },
+    "job": {
+        "weights": "parameters × bytes of a value",
+        "master weights": "parameters × 4 bytes, where training runs in less than 4 bytes a value",
+        "gradients": "parameters × bytes of a value",
+        "optimizer states": "parameters × states of the optimizer × 4 bytes",
+        "activations": "values kept for the backward pass (training) or alive at once (encoding) × bytes of a value",
+        "vectors": "items × width × bytes of a value",
+    },
 }
 """How `capacity.phases.memory` counts each component."""
 
@@ -291,14 +293,16 @@ def memory_table(option: Option) -> Table:
     """Return the memory of one device of each pool and job by component, and what is left or lacking."""
     rows: list[Row] = []
     for pool in option.pools:
-        rows += _memory(f"pool {pool.name}", "serving", pool.memory_bytes, pool.memory_available_bytes)
+        rows += _memory(f"pool {pool.name}", FORMULAS["serving"], pool.memory_bytes, pool.memory_available_bytes)
     for job in option.jobs:
-        rows += _memory(f"job {job.name}", "job", job.memory_bytes, job.memory_available_bytes)
+        laid_out = job.training is not None and job.training.parts_s
+        formulas = train_memory.FORMULAS if laid_out else FORMULAS["job"]
+        rows += _memory(f"job {job.name}", formulas, job.memory_bytes, job.memory_available_bytes)
     return Table("Memory", _MEMORY, tuple(rows))
 
 
 def _memory(
-    where: str, kind: Literal["serving", "job"], parts: Mapping[str, float], available: float | None
+    where: str, formulas: Mapping[str, str], parts: Mapping[str, float], available: float | None
 ) -> Iterator[Row]:
     def row(component: str, size: float, formula: Cell) -> Row:
         share: Number = Missing(UNKNOWN_MEMORY) if not available else size / available
@@ -306,7 +310,7 @@ def _memory(
         return {**cells, "share_fraction": share, "formula": formula}
 
     for component, size in parts.items():
-        yield row(component, float(size), FORMULAS.get((kind, component), Missing("no formula on record")))
+        yield row(component, float(size), formulas.get(component, Missing("no formula on record")))
     if available is not None:
         left = float(available) - sum(map(float, parts.values()))
         yield row("free" if left >= 0 else "lacking", abs(left), "available after the reserve − all components")
@@ -329,5 +333,15 @@ def violation_table(option: Option) -> Table:
 
 def detail_tables(option: Option) -> tuple[Table, ...]:
     """Return the tables of one option that have rows, in reading order."""
-    tables = (violation_table, cost_table, stage_table, batch_table, pool_table, job_table, memory_table)
+    tables = (
+        violation_table,
+        cost_table,
+        stage_table,
+        batch_table,
+        pool_table,
+        job_table,
+        training_table,
+        parts_table,
+        memory_table,
+    )
     return tuple(table for table in (build(option) for build in tables) if table.rows)

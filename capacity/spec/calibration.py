@@ -12,6 +12,7 @@ from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
 from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.steps import EngineSteps
+from capacity.spec.training_engine import TrainingRounds, TrainingSteps
 
 METHOD: Literal["forms"] = "forms"
 METHOD_VERSION: Literal[2] = 2
@@ -259,4 +260,8 @@ class Shared(Spec):
     """Engines that are only timed in whole models: their kernels on any GPU."""
     serving_engines: tuple[ServingEngine, ...] = ()
     """LLM engines: what their steps cost beside their kernels."""
+    training_steps: TrainingSteps | None = None
+    """Training frameworks: what their steps cost beside their kernels."""
+    training_rounds: TrainingRounds | None = None
+    """MLPerf Training: what submissions take beside their steps."""
     compositions: dict[Literal["eager", "fused"], tuple[Composition, ...]]

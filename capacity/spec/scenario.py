@@ -14,7 +14,6 @@ from capacity.spec.quantity import (
     Count,
     CountAmount,
     Duration,
-    Factor,
     Fraction,
     Id,
     Name,
@@ -25,6 +24,7 @@ from capacity.spec.quantity import (
 )
 from capacity.spec.serving import Serving, Traffic
 from capacity.spec.stages import TextLength
+from capacity.spec.training import TrainingJob
 
 DAY_S = 86400.0
 
@@ -71,30 +71,6 @@ class Resilience(Spec):
     """Replicas of each pool that may fail at peak without breaking the objective (N+1)."""
     service_variation: Number = 0.3
     """Standard deviation ÷ mean of a request's service time (lengths differ)."""
-
-
-class TrainingJob(Spec):
-    """A training run that recurs."""
-
-    name: Name
-    model: str
-    samples: Literal["catalogue", "new-items", "users"] | Count
-    """Examples a run sees in one epoch."""
-    tokens: TextLength = "item"
-    """Length of an example; history events for sequence models; ignored by factorization and ID rankers."""
-    epochs: Factor = 1
-    batch: Count = 32
-    """Examples per device and step."""
-    dtype: Dtype = "bf16"
-    optimizer: Literal["adamw", "momentum", "sgd"] = "adamw"
-    every: Seconds
-    """Time between two runs."""
-    deadline: Seconds | None = None
-    """Longest a run may take; by default `every`."""
-    max_devices: Count = 8
-    """Most data-parallel devices."""
-    runs: Factor = 1
-    """Runs per occasion: hyper-parameter search and repeats."""
 
 
 class BatchJob(Spec):
@@ -164,6 +140,17 @@ class Pricing(Spec):
     """Cloud prices include power; owned hardware pays it separately."""
 
 
+class Quality(Spec):
+    """A quality metric that you measured with one change, and without it."""
+
+    metric: Annotated[str, Field(max_length=60)]
+    """What was measured: recall@10, NDCG@10, AUC, click-through rate."""
+    value: float
+    baseline: float
+    source: Annotated[str, Field(max_length=200)] = ""
+    """Data, date, or link."""
+
+
 class Scenario(Spec):
     """One question: what this recommender needs, and what it costs."""
 
@@ -187,6 +174,12 @@ class Scenario(Spec):
     network: Network = Network()
     people: People = People()
     pricing: Pricing = Pricing()
+    pruning: dict[str, Annotated[Fraction, Field(gt=0)]] = Field(default_factory=dict)
+    """Share of a transformer's feed-forward width that structured pruning leaves, by model."""
+    jobs_on_idle_serving: bool = False
+    """Whether training and batch jobs run on devices that serving leaves idle through the day, where they fit."""
+    quality: dict[Name, Quality] = Field(default_factory=dict)
+    """Your own measurements of what levers and overrides do to quality, by their names."""
     overrides: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Named changes of this scenario, chosen with `--override`."""
 

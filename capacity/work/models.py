@@ -93,6 +93,29 @@ def vector_width(model: Model) -> int:
             return model.hidden_size
 
 
+def pruned(model: Model, kept: float) -> Model:
+    """Return a transformer with `kept` of its feed-forward width, other models as they are.
+
+    Examples
+    --------
+    >>> from capacity.spec.model import TransformerModel
+    >>> config = {"model_type": "bert", "hidden_size": 8, "intermediate_size": 32}
+    >>> half = pruned(TransformerModel(id="m", name="", source="", config=config), 0.5)
+    >>> half.config["intermediate_size"]
+    16
+    """
+    if kept == 1 or not isinstance(model, TransformerModel):
+        return model
+    config = {"n_inner": 4 * model.config["n_embd"]} if "n_embd" in model.config else {}
+    config |= model.config
+    narrower = {name: max(1, round(config[name] * kept)) for name in FEED_FORWARD if config.get(name)}
+    return model.model_copy(update={"config": config | narrower})
+
+
+FEED_FORWARD = ("intermediate_size", "moe_intermediate_size", "n_inner", "hidden_dim")
+"""Fields of a config.json that say how wide the feed-forward part is."""
+
+
 def resized(model: Model, items: int, users: int) -> Model:
     """Return `model` with tables for `items` items and `users` users; models without such tables as they are.
 

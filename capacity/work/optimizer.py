@@ -6,10 +6,13 @@ from typing import Literal
 
 from capacity.work.operations import Amount, Operation, Streaming
 
-Optimizer = Literal["adamw", "sgd", "momentum"]
-_READS_WRITES: dict[str, tuple[int, int]] = {"adamw": (4, 3), "sgd": (2, 1), "momentum": (3, 2)}
-STATE_VALUES: dict[str, int] = {"adamw": 2, "sgd": 0, "momentum": 1}
-"""Values kept for each parameter between steps."""
+Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd", "momentum"]
+_READS_WRITES: dict[str, tuple[float, float]] = {
+    "adamw": (4, 3), "adamw-8bit": (2.5, 1.5), "adafactor": (2, 1), "sgd": (2, 1), "momentum": (3, 2),
+}  # fmt: skip
+STATE_VALUES: dict[str, float] = {"adamw": 2, "adamw-8bit": 0.5, "adafactor": 0, "sgd": 0, "momentum": 1}
+"""fp32 values kept for each parameter between steps; eight-bit states are a quarter of one each, Adafactor's means of
+rows and columns are next to nothing."""
 
 
 def optimizer_step(parameters: Amount, optimizer: Optimizer) -> tuple[Operation, ...]:

@@ -66,6 +66,8 @@ class PoolPlan:
     memory_available_bytes: float | None
     paid_replicas: float | None = None
     """Replicas paid on average over a day, without spares, where an autoscaler follows the load; None: all of them."""
+    largest_catalogue: float | None = None
+    """Items whose vectors would fit beside all else; None where the pool keeps no vectors."""
 
     @property
     def paid_devices(self) -> float:
@@ -98,6 +100,12 @@ class TrainingDetail:
     """The same with what is computed twice."""
     useful: float
     """Share of the wall time that failures and checkpoints leave [1]."""
+    tokens_per_s: float | None = None
+    """Tokens per second and device; None where examples are no texts."""
+    largest_batch: int | None = None
+    """Most examples per device and step that fit; None where memory or layout is not known."""
+    longest_tokens: int | None = None
+    """Most tokens of an example that fit at the job's batch, within what the model reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
 from capacity.money import ownership
-from capacity.phases import batch, schedule, training
+from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
 from capacity.phases.transformer_run import Trainer
@@ -23,7 +23,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.convergence import Convergence
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import Model
+from capacity.spec.model import Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario
 from capacity.spec.training import TrainingJob
@@ -206,12 +206,20 @@ def _rented(job: JobPlan, placed: schedule.Placement) -> JobPlan:
 
 
 def _training(job: TrainingJob, scenario: Scenario, trainer: Trainer, models: Mapping[str, Model]) -> JobPlan:
-    run = training.fewest_devices(job, models[job.model], scenario, trainer)
+    model = models[job.model]
+    run = training.fewest_devices(job, model, scenario, trainer)
     plan = _job(job, "training", run, run.duration.scaled(run.devices), trainer.device.hardware)
     detail = TrainingDetail(
         steps=run.steps, step=run.step, parts_s=run.parts_s, layout=run.layout, mfu=run.mfu, hfu=run.hfu,
         useful=run.useful,
     )  # fmt: skip
+    if isinstance(model, TransformerModel) and trainer.knows_frameworks:
+        asked = (job, model, scenario, trainer, run.devices)
+        read = job.batch * scenario.tokens(job.tokens) / float(run.step.value)
+        detail = replace(
+            detail, tokens_per_s=read * run.groups / run.devices, largest_batch=largest.batch(*asked),
+            longest_tokens=largest.tokens(*asked),
+        )  # fmt: skip
     return replace(plan, training=detail)
 
 

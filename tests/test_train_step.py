@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 from made_up import hardware
 
 from capacity import catalogue
-from capacity.phases import train_memory, train_step
+from capacity.phases import largest, train_memory, train_step, training, transformer_run
+from capacity.phases.convergence import samples_to_converge
+from capacity.phases.memory import reserve
 from capacity.phases.train_memory import MAIN, MIXED, PURE
 from capacity.phases.train_step import Job
+from capacity.phases.transformer_run import Trainer
+from capacity.spec.training import Federation
 from capacity.spec.training_engine import TrainingEngine
 from capacity.timing import transfer
 from capacity.work import exchanges, training_step
 from capacity.work.architecture import Transformer
-from capacity.work.models import architecture
+from capacity.work.models import architecture, parameters
 from capacity.work.operations import Attention, Gemm
 from capacity.work.trained import Method, Parallel, Trained
 
@@ -237,3 +241,85 @@ def test_devices_that_cannot_talk_are_refused():
     job = Job(trained=trained(parallel=Parallel(data=2)), micro_batches=1, engine=PLAIN)
     with pytest.raises(Exception, match="host_bandwidth"):
         train_step.step(job, lonely, STEPS)
+
+
+# The largest that fits
+
+
+def test_the_largest_batch_and_length_fit_and_one_more_does_not():
+    scenario = catalogue.scenario("semantic-id-generator")
+    models = {name: catalogue.model(name) for name in ("semantic-id-1b",)}
+    job, trainer = scenario.training[0], Trainer(H100, STEPS, models)
+    asked = (models[job.model], scenario, trainer, 1)
+    batch, tokens = largest.batch(job, *asked), largest.tokens(job, *asked)
+    room = H100.hardware.memory.value - reserve(H100.hardware.memory.value, "gpu")
+
+    def held(**changes) -> float:
+        other = job.model_copy(update=changes)
+        return sum(transformer_run.memory(other, transformer_run.fitting(other, *asked)).values())
+
+    assert held(batch=batch) <= room < held(batch=batch + 1)
+    assert held(tokens=tokens) <= room < held(tokens=tokens + 1)
+
+
+def test_a_model_reads_no_more_than_its_positions():
+    scenario = catalogue.scenario("bert-content-classifier")
+    bert = catalogue.model("bert-base")
+    assert largest.tokens(scenario.training[0], bert, scenario, Trainer(H100, STEPS), 1) == 512
+
+
+def test_experts_are_trained_and_shared_out():
+    mixtral = replace(architecture(catalogue.model("mixtral-8x7b")), head="language-model")
+    alone = step(model=mixtral, parallel=Parallel(data=8, sharding="full"))
+    spread = trained(model=mixtral, parallel=Parallel(data=8, expert=8, sharding="full"))
+    assert {op.kind for op in exchanges.of_a_block(spread)} == {"alltoall"}
+    assert training_step.own_parameters(spread) < mixtral.parameters / 4
+    dense = mixtral.active_parameters - mixtral.vocabulary * 4096
+    assert alone.model_flop == pytest.approx(6 * dense * 4096, rel=0.1)
+
+
+def test_auto_shares_no_more_than_it_must():
+    scenario = catalogue.scenario("semantic-id-generator")
+    models = {name: catalogue.model(name) for name in ("semantic-id-1b", "llama-3.1-70b")}
+    job, trainer = scenario.training[0], Trainer(H100, STEPS, models)
+    small = transformer_run.fitting(job, models["semantic-id-1b"], scenario, trainer, 8)
+    assert small.parallel == Parallel(data=8)
+    large = job.model_copy(update={"model": "llama-3.1-70b"})
+    found = transformer_run.planned(large, models["llama-3.1-70b"], scenario, trainer, 64)
+    assert found.trained.parallel.sharding != "none"
+    assert sum(found.memory_bytes.values()) < H100.hardware.memory.value
+    assert "sharded" in found.layout
+
+
+def test_what_stands_beside_a_step_adds_to_it():
+    scenario = catalogue.scenario("cross-encoder-rerank")
+    job = scenario.training[0]
+    models = {"bge-reranker-v2-m3": catalogue.model("bge-reranker-v2-m3"), "bert-base": catalogue.model("bert-base")}
+    trainer = Trainer(H100, STEPS, models)
+
+    def parts(**changes) -> dict[str, float]:
+        other = job.model_copy(update=changes)
+        return transformer_run.planned(other, models[job.model], scenario, trainer, 1).parts_s
+
+    plain = parts()
+    assert set(parts(teacher="bert-base")) - set(plain) == {"teacher"}
+    assert parts(evaluation=0.5)["evaluation"] == pytest.approx(2 * parts(evaluation=0.25)["evaluation"])
+    assert set(parts(offload="optimizer")) - set(plain) == {"offload"}
+    assert parts(private=2.0)["privacy"] == pytest.approx(sum(plain.values()))
+    waited = parts(loader_rate=1.0)
+    assert sum(waited.values()) == pytest.approx(job.batch)
+    found = training.run(job, models[job.model], scenario, trainer, 1)
+    federated = job.model_copy(update={"federated": Federation(rounds=10, clients=3, uplink=1e6)})
+    longer = training.run(federated, models[job.model], scenario, trainer, 1)
+    sent = 10 * 2 * parameters(models[job.model]) * 2 / 1e6
+    assert float(longer.duration.value - found.duration.value) == pytest.approx(sent / found.useful)
+    assert found.useful < 1
+
+
+def test_a_published_reference_says_how_long_a_run_is():
+    scenario = catalogue.scenario("cross-encoder-rerank")
+    model = catalogue.model("bert-base")
+    job = scenario.training[0].model_copy(update={"converge": "mlperf-bert", "batch": 448, "tokens": 128})
+    reference = catalogue.convergence("mlperf-bert")
+    found = training.run(job, model, scenario, Trainer(H100, STEPS, {}, {"mlperf-bert": reference}), 1)
+    assert found.steps * 448 == pytest.approx(float(samples_to_converge(reference, 448).value))

@@ -142,7 +142,17 @@ def _plan(pool: Pool, choice: Choice, at: Mapping[float, Choice | Miss], scenari
         wait_p50_s=part.wait.quantile(0.5), wait_p99_s=part.wait.quantile(0.99),
         utilization=choice.fleet.utilization[pool.name], memory_bytes=pool.parts(batch),
         memory_available_bytes=pool.available_bytes, paid_replicas=_paid(pool, replicas, scenario),
+        largest_catalogue=_largest_catalogue(pool, batch, scenario),
     )  # fmt: skip
+
+
+def _largest_catalogue(pool: Pool, batch: int, scenario: Scenario) -> float | None:
+    """Return how many items' vectors would fit a replica at this batch, all else as it is."""
+    parts = pool.parts(batch)
+    vectors = parts.get("catalogue vectors", 0.0)
+    if not vectors or pool.available_bytes is None:
+        return None
+    return max(0.0, (pool.available_bytes - sum(parts.values()) + vectors) / vectors * scenario.catalogue.items)
 
 
 def shares_of_a_day(scenario: Scenario) -> NDArray[np.float64]:

@@ -52,6 +52,8 @@ class TrainingRun:
     """Model FLOP utilization [1]; None where the device states no rate."""
     hfu: float | None = None
     """The same with what is computed twice."""
+    groups: int = 1
+    """Devices, or groups of them, that take examples of their own."""
     useful: float = 1.0
     """Share of the wall time that failures and checkpoints leave [1]."""
 
@@ -91,7 +93,7 @@ def run(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer, de
         once = TrainingRun(
             devices=devices, step=found.time, steps=_steps(job, scenario, trainer, found.trained.parallel.data),
             duration=found.time, memory_bytes=found.memory_bytes, flop_per_step=found.flop, parts_s=found.parts_s,
-            layout=found.layout, mfu=found.mfu, hfu=found.hfu,
+            layout=found.layout, mfu=found.mfu, hfu=found.hfu, groups=found.trained.parallel.data,
         )  # fmt: skip
     else:
         once = _data_parallel(job, model, scenario, trainer, devices)
@@ -139,6 +141,7 @@ def _data_parallel(job: TrainingJob, model: Model, scenario: Scenario, trainer: 
     return TrainingRun(
         devices=devices, step=step, steps=_steps(job, scenario, trainer, devices), duration=step,
         memory_bytes=training_memory(job, model, scenario, devices), flop_per_step=flop, mfu=use, hfu=use,
+        groups=devices,
     )  # fmt: skip
 
 

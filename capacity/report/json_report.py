@@ -162,6 +162,7 @@ def _pool(pool: PoolPlan) -> Json:
                 "wait_p50_s": finite(pool.wait_p50_s, "saturated"),
                 "wait_p99_s": finite(pool.wait_p99_s, "saturated"),
                 "utilization_fraction": finite(pool.utilization, "unknown"),
+                "largest_catalogue_items": finite(pool.largest_catalogue, "keeps no vectors"),
             }
         ),
         **_memory(pool.memory_bytes, pool.memory_available_bytes),
@@ -200,6 +201,10 @@ def _training(found: TrainingDetail) -> Json:
             "mfu": NO_RATE if found.mfu is None else found.mfu, "hfu": NO_RATE if found.hfu is None else found.hfu,
         }),
         "useful": float(found.useful),
+        **_numbers({
+            name: finite(getattr(found, name), "not searched")
+            for name in ("tokens_per_s", "largest_batch", "longest_tokens")
+        }),
     }  # fmt: skip
 
 

@@ -89,6 +89,7 @@ _POOL = (
     Column("utilization_fraction", "Utilization [%]", "fraction"),
     Column("memory_bytes", "Memory of a device", "bytes"),
     Column("memory_available_bytes", "Memory available", "bytes"),
+    Column("largest_catalogue", "Largest catalogue [items]", "count"),
 )
 _JOB = (
     Column("name", "Job"),
@@ -262,6 +263,7 @@ def _pool(pool: PoolPlan) -> Row:
         "utilization_fraction": finite(pool.utilization, "unknown"),
         "memory_bytes": _used(pool.memory_bytes),
         "memory_available_bytes": finite(pool.memory_available_bytes, UNKNOWN_MEMORY),
+        "largest_catalogue": finite(pool.largest_catalogue, "keeps no vectors"),
     }
 
 

@@ -16,10 +16,13 @@ _RUN = (
     Column("step_low_s", "Low (P5)", "seconds"),
     Column("step_high_s", "High (P95)", "seconds"),
     Column("basis", "Basis"),
+    Column("tokens_per_s", "Tokens a device [1/s]", "count"),
     Column("mfu_fraction", "MFU [%]", "fraction"),
     Column("hfu_fraction", "HFU [%]", "fraction"),
     Column("useful_fraction", "Useful wall time [%]", "fraction"),
     Column("bound", "Most of the step"),
+    Column("largest_batch", "Largest batch that fits", "count"),
+    Column("longest_tokens", "Longest example that fits [tokens]", "count"),
 )
 _PART = (
     Column("name", "Job"),
@@ -63,4 +66,7 @@ def _run(job: JobPlan, found: TrainingDetail) -> Row:
         "hfu_fraction": NO_RATE if found.hfu is None else found.hfu,
         "useful_fraction": found.useful,
         "bound": bound,
+        "tokens_per_s": finite(found.tokens_per_s, "no texts"),
+        "largest_batch": finite(found.largest_batch, "not searched"),
+        "longest_tokens": finite(found.longest_tokens, "not searched"),
     }

@@ -49,6 +49,8 @@ OFFSET = {"products": 0.12, "elementwise": 0.35, "attention": 0.4, "exchange": 0
 DTYPES, DTYPE_SPREAD = ("half", "tf32", "fp32", "fp8", "fp4"), 0.1
 BINNED = ("paddle", "pytorch")
 """DeepLearningExamples pretrain BERT on batches of like length (LDDL) in these."""
+METHODS = {"lora": "LoRA and SFT", "sft": "LoRA and SFT", "bert_finetune_squad": "SQuAD"}
+"""Methods that are left out together."""
 SCATTER = 0.08
 RELEASE = 2025.5
 
@@ -61,6 +63,7 @@ class Run:
     device: Device
     alone: Spent
     rate: float
+    method: str
     family: str
     row: int
     weight: float
@@ -129,7 +132,8 @@ def runs(frame: pd.DataFrame, context: Context, start: TrainingSteps) -> list[Ru
             print(f"row {place}: {error}", file=sys.stderr)
             continue
         rate = float(row["tokens_per_s_per_device"])
-        found.append(Run(job, device, alone, rate, SAME.get(family, family), place, float(weight.iloc[place])))
+        method = METHODS.get(str(row["method"]), "pretraining")
+        found.append(Run(job, device, alone, rate, method, SAME.get(family, family), place, float(weight.iloc[place])))
     return [run for run in found if np.isfinite(run.rate)]
 
 
@@ -186,8 +190,8 @@ def constant(items: list[Run], others: list[Run]) -> NDArray[np.float64]:
 
 
 def left_out(items: list[Run], by: str) -> pd.DataFrame:
-    """Return the errors of each run with all runs of its framework or device left out of the fit."""
-    key = [run.family if by == "framework" else run.device.hardware.id for run in items]
+    """Return the errors of each run with all runs of its framework, device or method left out of the fit."""
+    key = [{"framework": run.family, "device": run.device.hardware.id, "method": run.method}[by] for run in items]
     table = []
     for name in sorted(set(key)):
         others = [run for run, mine in zip(items, key, strict=True) if mine != name]
@@ -230,7 +234,7 @@ def main() -> None:
         "constant": constant(items, items) / [run.rate for run in items] - 1,
     })  # fmt: skip
     report(inside, "nothing (in sample)")
-    outside = {by: left_out(items, by) for by in ("framework", "device")}
+    outside = {by: left_out(items, by) for by in ("framework", "device", "method")}
     for by, errors in outside.items():
         report(errors, by)
     text = document(everything, inside, outside["framework"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from capacity.errors import CapacityError
+from capacity.errors import CapacityError, UnknownNameError
 from capacity.phases import train_memory, train_step
 from capacity.phases.train_step import Job
 from capacity.timing.band import Estimate
@@ -30,14 +30,18 @@ MEMORY_LOG_SIGMA = 0.2
 
 
 def _predicted(values: Values, rows: pd.DataFrame, context: Context) -> dict[str, Predicted]:
-    """Return throughput and memory of one row."""
+    """Return throughput and memory of one row; memory alone where nobody knows the device."""
     known = context.shared.training_steps
     if known is None:
         raise CapacityError("no calibration says what training frameworks add to their kernels")
-    device, row = context.device(str(values["hardware"]), "fused"), rows.iloc[0]
-    run = training_rows.job(values, row, device.hardware, known)
-    rate = train_step.step(run, device, known).rate
-    return {RATE: _single(rate), MEMORY: _single(peak(values, run))}
+    try:
+        device = context.device(str(values["hardware"]), "fused")
+    except UnknownNameError as error:  # what a run keeps does not depend on the device, how long it takes does
+        run = training_rows.job(values, rows.iloc[0], None, known)
+        blank = np.full(1, np.nan)
+        return {RATE: Predicted(blank, blank, blank, "assumed", str(error)), MEMORY: _single(peak(values, run))}
+    run = training_rows.job(values, rows.iloc[0], device.hardware, known)
+    return {RATE: _single(train_step.step(run, device, known).rate), MEMORY: _single(peak(values, run))}
 
 
 def peak(values: Values, run: Job) -> Estimate:

@@ -28,6 +28,8 @@ GIB = 2**30
 Values = Mapping[str, Any]
 DIMENSIONS = {"phi-1.5": (24, 2048, 32, 51200), "stablelm alpha 3b": (16, 4096, 32, 50688)}
 """Layers, hidden size, heads and vocabulary of models of plain blocks without a profile (litgpt/config.py)."""
+SQUAD_TOKENS = 177
+"""Mean tokens of an example of SQuAD, on which NVIDIA's fine-tuning runs train (MLPerf's BERT has the same texts)."""
 MORE_BLOCKS = {"electra": 1 + 1 / 9, "bart": 1 + 1 / 6, "t5": 1 + 1 / 6}
 """Blocks that stand for what a plain stack lacks: ELECTRA's generator of a third of the width; the cross-attention of
 half of the blocks, 4h² beside 12h² parameters each."""
@@ -53,6 +55,8 @@ class Habits:
         Whether tensor parallelism splits sequences, too.
     tokens
         Length of a sequence.
+    packed
+        Tokens of the examples that fine-tuning packs into one.
     recompute
         What it computes again; what it means by selective.
     split_batch
@@ -70,6 +74,7 @@ class Habits:
     sharding: Sharding = "none"
     sequence: bool = False
     tokens: int | None = None
+    packed: int | None = None
     recompute: Recompute = "none"
     split_batch: bool = False
     loads_whole: bool = False
@@ -79,9 +84,12 @@ class Habits:
     targets: tuple[str, ...] = ("qkv", "query", "key", "value", "attention output", "up", "down")
 
 
+NVIDIA = Habits(
+    sharding="optimizer", sequence=True, kept=MAIN, packed=SQUAD_TOKENS, targets=("qkv", "query", "key", "value"),
+)  # fmt: skip
 HABITS = {
-    "nemo": Habits(sharding="optimizer", sequence=True, kept=MAIN, targets=("qkv", "query", "key", "value")),
-    "megatron-bridge": Habits(sharding="optimizer", sequence=True, kept=MAIN, targets=("qkv", "query", "key", "value")),
+    "nemo": NVIDIA,
+    "megatron-bridge": NVIDIA,
     "megatron-lm": Habits(kept=MAIN),
     "torchtitan": Habits(
         sharding="full", sequence=True, tokens=8192, recompute="operations", split_batch=True,
@@ -148,8 +156,8 @@ def habits(values: Values) -> Habits:
     return HABITS.get(names.engine(str(values["engine"])).family, Habits())
 
 
-def job(values: Values, row: pd.Series[Any], hardware: Hardware, known: TrainingSteps) -> Job:
-    """Return a row's training job, blanks filled with its framework's habits.
+def job(values: Values, row: pd.Series[Any], hardware: Hardware | None, known: TrainingSteps) -> Job:
+    """Return a row's training job, blanks filled with its framework's habits; `hardware` says whether it fits.
 
     Raises
     ------
@@ -171,7 +179,7 @@ def job(values: Values, row: pd.Series[Any], hardware: Hardware, known: Training
         stored=_stored(method, precision),
         parallel=_parallel(values, row, usual), recompute=_recompute(values, usual, int(row["devices"])),
         method=Method(kind=METHODS[method], rank=usual.rank, targets=usual.targets),  # type: ignore[arg-type]
-        fusion="eager", predicted=masked,
+        fusion="eager", predicted=masked, packed=usual.packed if method in {"sft", "lora"} else None,
     )  # fmt: skip
     engine = known.engine(software.family, causal=model.layer.causal)
     if usual.split_batch and trained.parallel.pipeline > 1:
@@ -185,13 +193,15 @@ def _predicted_positions(model: Transformer, tokens: int) -> int:
     return tokens if "bart" in model.name.casefold() else MASKED.get(tokens, tokens)
 
 
-def _held(found: Job, hardware: Hardware, kept: Kept) -> Job:
+def _held(found: Job, hardware: Hardware | None, kept: Kept) -> Job:
     """Return the job with all its states sharded where they would not fit a device otherwise."""
     parallel = found.trained.parallel
+    if hardware is None or hardware.memory is None:
+        return found
     for sharding in dict.fromkeys((parallel.sharding, "full")):
         trained = replace(found.trained, parallel=replace(parallel, sharding=sharding))
         needed = sum(train_memory.states(trained, kept, found.optimizer).values())
-        if hardware.memory is None or needed <= hardware.memory.value:
+        if needed <= hardware.memory.value:
             return replace(found, trained=trained)
     raise InputError(
         f"{trained.model.name} does not fit {parallel.devices} × {hardware.id} as the row splits it: its states take "
@@ -215,10 +225,10 @@ def _parallel(values: Values, row: pd.Series[Any], habits: Habits) -> Parallel:
     )  # fmt: skip
 
 
-def _precision(raw: str, hardware: Hardware, family: str) -> Precision:
+def _precision(raw: str, hardware: Hardware | None, family: str) -> Precision:
     """Return what a run multiplies in; fp32 products run in tf32 where TensorFlow finds its units."""
     found = names.dtype(raw.replace("/", "-"))
-    if found.compute == "fp32" and family == "tensorflow" and hardware.rate("tf32"):
+    if found.compute == "fp32" and family == "tensorflow" and hardware and hardware.rate("tf32"):
         return replace(found, compute="tf32")
     return found
 

@@ -105,6 +105,8 @@ class Trained:
         Whether scores stay on the chip (FlashAttention), or are written, normed and read again.
     predicted
         Positions of a sequence whose vocabulary is projected; None for all.
+    packed
+        Mean tokens of the examples that a sequence packs, each of which attends to itself alone; None for one example.
     """
 
     model: Transformer
@@ -118,11 +120,17 @@ class Trained:
     fusion: Fusion = "fused"
     fused_attention: bool = True
     predicted: int | None = None
+    packed: int | None = None
 
     @property
     def local_tokens(self) -> float:
         """Tokens of a micro-batch that one device computes."""
         return self.batch * self.tokens / self.parallel.context
+
+    @property
+    def span(self) -> int:
+        """Positions that attend to each other."""
+        return self.packed or self.tokens
 
     @property
     def layers(self) -> float:

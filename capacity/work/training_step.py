@@ -20,11 +20,11 @@ from capacity.work.transformer import Pass
 
 def block(trained: Trained) -> tuple[Operation, ...]:
     """Return the forward pass of one block."""
-    parallel, layer = trained.parallel, _split(trained.model.layer, trained.parallel.tensor)
+    layer = _split(trained.model.layer, trained.parallel.tensor)
     phase: Literal["prefill", "encoder"] = "prefill" if layer.causal else "encoder"
     # Devices that split a sequence balance their causal halves: each attends like one of fewer whole sequences.
     shape = Pass(
-        batch=trained.batch / parallel.context, query=trained.tokens, keys=trained.tokens, dtype=trained.dtype,
+        batch=trained.local_tokens / trained.span, query=trained.span, keys=trained.span, dtype=trained.dtype,
         phase=phase, fusion=trained.fusion,
     )  # fmt: skip
     work = transformer.attention_part(layer, shape) + transformer.feed_forward_part(layer, shape)

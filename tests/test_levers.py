@@ -104,7 +104,7 @@ def test_steps_add_up_to_the_best():
     scenario = documents.validated(
         documents.merged(
             catalogue.scenario_document("cascade"),
-            documents.addressed(documents.Document("x", dict(found.changes)), catalogue.scenario_document("cascade")),
+            documents.Document("x", dict(found.changes)),
         ),
         Scenario,
     )

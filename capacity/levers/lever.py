@@ -83,6 +83,17 @@ def of_jobs(jobs: Iterable[TrainingJob], change: Changes, missing: str) -> Chang
     return {"training": changed}
 
 
+def listed(changes: Any, base: Any) -> Any:  # noqa: ANN401  (documents hold anything)
+    """Return changes with entries by name as entries that carry it, where `base` has such a list; new ones join it."""
+    if not isinstance(changes, dict):
+        return changes
+    if isinstance(base, list):
+        known = {entry["name"]: entry for entry in base}
+        return [{"name": name, **listed(value, known.get(name))} for name, value in changes.items()]
+    inside = base if isinstance(base, dict) else {}
+    return {key: listed(value, inside.get(key)) for key, value in changes.items()}
+
+
 def merged(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> Changes:
     """Return both changes together.
 

@@ -9,7 +9,7 @@ from capacity import catalogue, documents, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError
 from capacity.fleet.levered import Figures, Levered, Pulled
-from capacity.levers.lever import Changes, Lever, merged
+from capacity.levers.lever import Changes, Lever, listed, merged
 from capacity.planner import Inputs
 from capacity.spec.hardware import Hardware
 from capacity.spec.levers import QualityNotes
@@ -54,7 +54,7 @@ class Bench:
 
     def changed(self, changes: Changes) -> tuple[Scenario, Document]:
         """Return the scenario with `changes` put over it."""
-        over = documents.addressed(Document("lever", changes), self.document)
+        over = Document("lever", listed(changes, self.document.data))
         document = documents.merged(self.document, over)
         return documents.validated(document, Scenario), document
 
@@ -89,7 +89,8 @@ def ranked(
     return Levered(
         scenario=scenario.id, title=scenario.title, hardware=hardware.id, name=hardware.name,
         percentile=scenario.objective.percentile, before=before,
-        alone=tuple(sorted(alone, key=lambda item: rank(item.after))), steps=tuple(steps), changes=changes,
+        alone=tuple(sorted(alone, key=lambda item: rank(item.after))), steps=tuple(steps),
+        changes=listed(changes, document.data),
         tried=len(bench.tried),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from capacity.levers.lever import Changes, InapplicableError, Lever, Models, of_stages, stages
+from capacity.phases.serving_step import Context, rows
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import EncodeStage, GenerateStage, RankStage, RetrieveStage, ScoreStage
 
@@ -15,7 +16,7 @@ STUDENTS = {
     "qwen3-32b": "qwen3-8b", "qwen3-14b": "qwen3-8b", "qwen3-8b": "qwen3-1.7b", "qwen3-1.7b": "qwen3-0.6b",
 }  # fmt: skip
 """Published smaller models of the same family; vectors of an encoder stay as wide."""
-CACHED_SHARE = 0.1
+CACHED_SHARE = KEPT_SHARE = 0.1
 SPEC_TOKENS, SPEC_ACCEPTANCE = 3, 0.7
 LIST_ITEMS = 1000
 """Vectors of an inverted list that is not too long to scan (faiss guidelines: lists between 4 and 16 times √items)."""
@@ -50,10 +51,19 @@ def _kv_fp8(scenario: Scenario, _: Models) -> Changes:
 
 def _tables_int8(scenario: Scenario, _: Models) -> Changes:
     found = (
-        (stage.name, {"dtype": "int8"}) for stage in scenario.serving.stages
-        if isinstance(stage, RankStage | ScoreStage) and stage.dtype in HALF
+        (stage.name, {"tables": {"dtype": "int8"}}) for stage in scenario.serving.stages
+        if isinstance(stage, RankStage | ScoreStage) and (stage.tables.dtype or stage.dtype) in HALF
     )  # fmt: skip
     return of_stages(found, "no stage looks rows up in 16 bits or more")
+
+
+def _tiered(scenario: Scenario, models: Models) -> Changes:
+    found = []
+    for stage in scenario.serving.stages:
+        if isinstance(stage, RankStage | ScoreStage) and stage.tables.device_memory is None:
+            size = rows(stage, 1, Context(scenario=scenario, models=models)).size_bytes
+            found.append((stage.name, {"tables": {"device_memory": KEPT_SHARE * size, "host_memory": size}}))
+    return of_stages(found, "no stage looks up rows of embedding tables that all lie on its device")
 
 
 def _student(scenario: Scenario, _: Models) -> Changes:
@@ -202,6 +212,16 @@ SERVING = (
     Lever(id="weight-int4", title="weights in four bits", group="numbers", change=_weight_int4, note="weight-int4"),
     Lever(id="kv-fp8", title="keys and values in fp8", group="numbers", change=_kv_fp8, note="kv-fp8"),
     Lever(id="embedding-int8", title="tables in int8", group="numbers", change=_tables_int8, note="embedding-int8"),
+    Lever(
+        id="table-tiering",
+        title="rarely read rows in the host's memory",
+        group="serving",
+        change=_tiered,
+        exact=True,
+        note="table-tiering",
+        assumes="a tenth of the rows stays on the device, popularity by Zipf's law with exponent 0.9, and the host has "
+        "room for all of them",
+    ),
     Lever(
         id="distillation",
         title="a smaller published model, taught by today's",

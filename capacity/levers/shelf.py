@@ -5,10 +5,11 @@ from __future__ import annotations
 from capacity.errors import UnknownNameError
 from capacity.levers.buying import BUYING
 from capacity.levers.lever import Lever
+from capacity.levers.pipeline import PIPELINE
 from capacity.levers.serving import SERVING
 from capacity.levers.training import TRAINING
 
-LEVERS: dict[str, Lever] = {lever.id: lever for lever in (*SERVING, *TRAINING, *BUYING)}
+LEVERS: dict[str, Lever] = {lever.id: lever for lever in (*SERVING, *PIPELINE, *TRAINING, *BUYING)}
 """By id, in the order in which they are shown."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from capacity.levers.lever import Changes, InapplicableError, Lever, Models, of_jobs
-from capacity.spec.model import TransformerModel
+from capacity.spec.model import Model, TransformerModel
 from capacity.spec.scenario import Scenario
 from capacity.spec.training import TrainingJob
+from capacity.work.models import architecture
 
 WIDE = ("fp32", "tf32")
 HALF = ("bf16", "fp16")
@@ -61,7 +62,13 @@ def _tuned(scenario: Scenario, models: Models) -> Changes:
 
 
 def _experts(scenario: Scenario, models: Models) -> Changes:
-    raise InapplicableError(f"none of the {_count(scenario)} training jobs has a mixture of experts to share out")
+    jobs = [job for job in scenario.training if job.max_devices > 1 and _experts_of(models.get(job.model)) > 1]
+    missing = f"none of the {_count(scenario)} training jobs has a mixture of experts and more than one device"
+    return of_jobs(jobs, {"parallel": {"expert": 2}}, missing)
+
+
+def _experts_of(model: Model | None) -> int:
+    return architecture(model).layer.experts if isinstance(model, TransformerModel) else 0
 
 
 def _private(scenario: Scenario, models: Models) -> Changes:

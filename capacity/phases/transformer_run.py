@@ -26,6 +26,8 @@ TARGETS = {
     "attention": ("qkv", "query", "key", "value", "attention output"), "feed-forward": ("up", "down"),
 }  # fmt: skip
 """Products of a block by the words of a scenario."""
+TOO_LITTLE = 1e-5
+"""Share of a step below which a part is not told."""
 HOST_ADAM_BYTES_PER_S = 50e9
 """Memory bandwidth of a host that one device's share of an offloaded optimizer gets (assumed: 400 GB/s for 8)."""
 SHARDED = {
@@ -105,7 +107,7 @@ def planned(job: TrainingJob, model: TransformerModel, scenario: Scenario, train
     parts = dict(step.parts_s) | beside | {"privacy": float(step.time.value) * (job.private - 1), "loading": waited}
     return Plan(
         trained=chosen, time=replace(time, value=time.value + waited),
-        parts_s={name: seconds for name, seconds in parts.items() if seconds > 0},
+        parts_s={name: seconds for name, seconds in parts.items() if seconds > TOO_LITTLE * float(time.value)},
         memory_bytes=memory(job, run.as_run), mfu=step.mfu, hfu=step.hfu, flop=step.model_flop,
     )  # fmt: skip
 

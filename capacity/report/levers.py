@@ -60,7 +60,7 @@ def pieces(found: Levered) -> Iterator[Piece]:
     before, best = found.before, found.best
     if not found.steps:
         yield Piece("no lever lowers the bill", strong=True)
-        yield Piece(f" of {_usd(before)} a month by more than it is unsure.")
+        yield Piece(f" of {_usd(before)} a month by as much as 0.2 %.")
         return
     yield Piece(f"{', '.join(step.id for step in found.steps)} together", strong=True)
     if before.missed:

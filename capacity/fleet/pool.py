@@ -17,10 +17,11 @@ from capacity.phases.serving_step import Context
 from capacity.plan import Violation
 from capacity.spec.model import TransformerModel
 from capacity.spec.serving import Pool as PoolSpec
-from capacity.spec.stages import GenerateStage, HostStage, RetrieveStage, Stage
+from capacity.spec.stages import GenerateStage, HostStage, RankStage, RetrieveStage, ScoreStage, Stage
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.slices import sliced
+from capacity.units import text
 
 DEGREES = (1, 2, 4, 8)
 """Tensor-parallel degrees tried, smallest first."""
@@ -103,9 +104,9 @@ class Pool:
             held = requests * (texts.prompt + texts.output * texts.beams / 2)
             return {**self.server.memory_bytes, "KV cache": held * self.server.kv_bytes_per_token}
         found: dict[str, float] = {}
-        loaded: set[tuple[str, str]] = set()
+        loaded: set[tuple[object, ...]] = set()
         for stage in self.stages:
-            model = (getattr(stage, "model", ""), stage.dtype)
+            model = (getattr(stage, "model", ""), stage.dtype, getattr(stage, "tables", None))
             for name, size in serving_step.memory_parts(stage, requests, self.context).items():
                 shared = name == "weights" and model in loaded
                 found[name] = found.get(name, 0.0) + (0.0 if shared else float(size))
@@ -229,7 +230,7 @@ def fitted(context: Context, device: Device) -> tuple[list[Pool], list[Violation
         pool = next((candidate for candidate in candidates if candidate.largest_batch), candidates[-1])
         pools.append(pool)
         if not pool.largest_batch:
-            violations.append(_too_small(pool))
+            violations.append(_without_place(pool) or _too_small(pool))
     return pools, violations
 
 
@@ -254,10 +255,25 @@ def _pool(pool: Pool) -> Pool:
         slots = pool.server.slots(texts) if pool.server.kv_tokens >= texts.kv_tokens else 0
         largest = min(int(slots), pool.generates.max_sequences or int(slots))
     else:
-        for requests in batch_sizes(pool.spec.max_batch or 1):
+        for requests in [] if _without_place(pool) else batch_sizes(pool.spec.max_batch or 1):
             if available is None or sum(pool.parts(requests).values()) <= available:
                 largest = requests
     return replace(pool, largest_batch=largest, available_bytes=available)
+
+
+def _without_place(pool: Pool) -> Violation | None:
+    """Return the first stage whose rows the tiers of a device do not hold, if there is one."""
+    looking = [stage for stage in pool.stages if isinstance(stage, RankStage | ScoreStage)]
+    for stage in looking:
+        lacking = serving_step.lacking_bytes(stage, pool.context)
+        if lacking > 0:
+            needed, count = serving_step.rows(stage, 1, pool.context).size_bytes, pool.context.tensor_parallel
+            return Violation(
+                where=f"stage {stage.name}", constraint=f"room for the rows of one of {count} devices in all tiers",
+                needed=needed, allowed=needed - lacking, dimension="bytes",
+                advice=f"{text(lacking, 'bytes')} a device more of tables.device_memory, host_memory or drives",
+            )  # fmt: skip
+    return None
 
 
 def _too_small(pool: Pool) -> Violation:

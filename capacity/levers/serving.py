@@ -234,10 +234,10 @@ SERVING = (
         title="half of the feed-forward width pruned",
         group="model",
         change=_pruned,
-        note="structured-pruning",
+        note="width-pruning",
         assumes="half of the inner values go",
     ),
-    Lever(id="sparsity-2-4", title="2:4 sparse weights", group="model", change=_sparse, note="structured-pruning"),
+    Lever(id="sparsity-2-4", title="2:4 sparse weights", group="model", change=_sparse, note="sparsity-2-4"),
     Lever(
         id="fewer-candidates", title="half as many candidates", group="model", change=_fewer, note="fewer-candidates"
     ),

@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from capacity.errors import CapacityError
 from capacity.phases import memory
 from capacity.spec import names
-from capacity.spec.model import (
-    DlrmModel,
-    FusionScorerModel,
-    IdRankerModel,
-    LstmModel,
-    Model,
-    TransformerModel,
-)
+from capacity.spec.model import DlrmModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
 from capacity.spec.names import Precision
 from capacity.spec.scenario import Scenario
 from capacity.spec.serving_engine import ServingEngine
@@ -35,14 +30,17 @@ from capacity.spec.stages import (
 )
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
-from capacity.work import embedding, interaction, recurrent, retrieval, sequential, transformer
+from capacity.timing.form import MissingFactError
+from capacity.work import embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
 from capacity.work.architecture import Layer
 from capacity.work.caching import hit_rate_of
-from capacity.work.models import LookUpModel, architecture, reading, rows_read
+from capacity.work.models import LookUpModel, architecture, parameters, reading, rows_read, table_rows
 from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
+from capacity.work.placement import row_bytes
 
 Models = Mapping[str, Model]
+LookUpStage: TypeAlias = RankStage | ScoreStage
 READ_S = {"cpu": 1e-7, "gpu": 5e-7, "accelerator": 5e-7}
 """Latency of a scattered read that the next one waits for [s] (assumed; about 480 cycles on an idle H100, Luo et al.
 2024, arXiv:2402.13499, and more where the translation of the address misses)."""
@@ -94,6 +92,8 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
         prefill, decode = generation(stage, working, context)
         return total([_step(device, prefill, context), _step(device, decode, context)])
     step = _step(device, operations(stage, working, context), context)
+    if isinstance(stage, LookUpStage):
+        return total([step, _awaited(stage, working, device, context)])
     found = index(stage, context) if isinstance(stage, RetrieveStage) else None
     return total([step, _walk(found, device)]) if isinstance(found, retrieval.GraphIndex) else step
 
@@ -105,6 +105,78 @@ def _walk(graph: retrieval.GraphIndex, device: Device) -> Estimate:
     """
     reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
     return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
+
+
+class Rows(NamedTuple):
+    """The rows of its tables that each device of a replica answers for, spread evenly."""
+
+    number: float
+    width: int
+    row_bytes: float
+    """A row as it is stored [byte]."""
+    read: Amount
+    """Rows that a batch reads."""
+
+    @property
+    def size_bytes(self) -> float:
+        """All rows [byte]."""
+        return self.number * self.row_bytes
+
+
+def rows(stage: LookUpStage, requests: Amount, context: Context) -> Rows:
+    """Return the rows of one device, and how many of them a batch of `requests` requests reads."""
+    degree, stored = context.tensor_parallel, stage.tables.dtype or stage.dtype
+    if isinstance(stage, RankStage):
+        ranker: IdRankerModel = _model(context, stage.model, IdRankerModel)
+        width, number, read = ranker.embedding_size, ranker.users + ranker.items, 2 * requests * stage.candidates
+    else:
+        model = _scorer(stage, context)
+        width, number = model.embedding_size, table_rows(model)
+        read = rows_read(model, requests, context.scenario.audience.history, stage.candidates)
+    return Rows(number / degree, width, row_bytes(width, stored), read / degree)
+
+
+def _awaited(stage: LookUpStage, requests: Amount, device: Device, context: Context) -> Estimate:
+    """Return how long a batch waits for rows that its device does not keep, beyond its own kernel's look-ups [s].
+
+    That kernel gathers all rows, those of slower tiers as they come, so the look-ups take as long as the slowest of it,
+    the host's link, over which the rows of drives come too, and the drives (`tiers.look_up`).
+    """
+    mine, tables, hardware = rows(stage, requests, context), stage.tables, device.hardware
+    room, host_room, drive_room = tables.rooms(mine.size_bytes)
+    if room == mine.size_bytes:
+        return Estimate(0.0 * requests)
+    if hardware.host_bandwidth is None:
+        raise MissingFactError(f"{hardware.id} has no host_bandwidth: stage {stage.name} reads rows over it")
+    link = tiers.host_tier(hardware, host_room)
+    link = replace(link, bytes_per_s=link.bytes_per_s / context.scenario.serving.pool(stage.pool).slices)
+    ladder = [tiers.device_tier(hardware, room), *([link] if host_room else [])]
+    ladder += [tiers.drive_tier(drive_room, tables.drives)] if drive_room else []
+    found = tiers.look_up(ladder, math.ceil(mine.number), mine.row_bytes, tables.exponent, 1, tables.policy)
+    drive_s = float(found.tier_s[-1]) if drive_room else 0.0
+    slowest_s = mine.read * max(float(found.shares[1:].sum()) * link.row_s(mine.row_bytes), drive_s)
+    gathers = (op for op in operations(stage, requests, context) if isinstance(op, Gather))
+    gather_s = sum((device.time(op).value for op in gathers), start=0.0) / context.tensor_parallel
+    return Estimate(np.maximum(slowest_s - gather_s, 0.0), {"look-ups in slower memory": 0.4}, "assumed")
+
+
+def _as_stored(work: tuple[Operation, ...], stage: LookUpStage, context: Context) -> tuple[Operation, ...]:
+    """Return look-ups that read rows as they are stored, and still write what the stage computes in."""
+    mine, stored = rows(stage, 1, context), stage.tables.dtype or stage.dtype
+    width = mine.row_bytes / memory.value_bytes(stored)
+    wider = mine.row_bytes / (mine.width * memory.value_bytes(stage.dtype))
+    return tuple(
+        replace(op, dtype=stored, width=width, pooled=op.pooled * wider) if isinstance(op, Gather) else op
+        for op in work
+    )
+
+
+def lacking_bytes(stage: Stage, context: Context) -> float:
+    """Return how much of a device's rows no tier holds; 0 where all have a place [byte]."""
+    if not isinstance(stage, LookUpStage):
+        return 0.0
+    size = rows(stage, 1, context).size_bytes
+    return size - stage.tables.held_bytes(size)
 
 
 def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:
@@ -136,12 +208,23 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
         case RetrieveStage():
             return memory.vectors(index(stage, context), requests * stage.queries)
         case RankStage() | NextItemStage() | FuseStage() | ScoreStage():
-            tables = memory.tables(context.models[stage.model], stage.dtype, degree)
-            return tables | (_activations(stage, requests, context) if isinstance(stage, ScoreStage) else {})
+            return _weights(stage, context) | (
+                _activations(stage, requests, context) if isinstance(stage, ScoreStage) else {}
+            )
         case FetchStage():
             return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype) / degree}
         case _:
             return {}
+
+
+def _weights(stage: LookUpStage | NextItemStage | FuseStage, context: Context) -> dict[str, Amount]:
+    """Return a device's share of the weights, and of the tables the rows that it keeps [byte]."""
+    model, degree = context.models[stage.model], context.tensor_parallel
+    if not isinstance(stage, LookUpStage):
+        return memory.tables(model, stage.dtype, degree)
+    mine = rows(stage, 1, context)
+    beside = parameters(model) / degree - mine.number * mine.width
+    return {"weights": beside * memory.value_bytes(stage.dtype) + stage.tables.rooms(mine.size_bytes)[0]}
 
 
 def generation(
@@ -248,11 +331,11 @@ def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Opera
     model, events, engine = _scorer(stage, context), context.scenario.audience.history, context.scenario.engine
     if isinstance(model, DlrmModel):
         pairs = requests * stage.candidates
-        work, rows = interaction.score_pairs(model, pairs, stage.dtype, engine), pairs * len(model.tables)
+        work, sent = interaction.score_pairs(model, pairs, stage.dtype, engine), pairs * len(model.tables)
     else:
         work = sequential.score_candidates(model, requests, events, stage.candidates, stage.dtype, engine)
-        rows = rows_read(model, requests, events, stage.candidates)
-    return work + _looked_up(rows, model.embedding_size, stage.dtype, context)
+        sent = rows_read(model, requests, events, stage.candidates)
+    return _as_stored(work, stage, context) + _looked_up(sent, model.embedding_size, stage.dtype, context)
 
 
 def _activations(stage: ScoreStage, requests: Amount, context: Context) -> dict[str, Amount]:
@@ -274,7 +357,7 @@ def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operati
     model = _model(context, stage.model, IdRankerModel)
     pairs = requests * stage.candidates
     work = embedding.rank_pairs(model, pairs, stage.dtype, context.scenario.engine)
-    return work + _looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
+    return _as_stored(work, stage, context) + _looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:

@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from capacity.spec.hardware import Dtype
-from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Fraction, Name, Number, Seconds, Spec
+from capacity.spec.quantity import (
+    ByteAmount,
+    Bytes,
+    Count,
+    CountAmount,
+    Duration,
+    Factor,
+    Fraction,
+    Name,
+    Number,
+    Seconds,
+    Spec,
+)
 
 TextLength = Literal["item", "query", "pair"] | Count
 """Tokens of a text: the catalogue's mean item text, the audience's mean query, both together, or a number."""
@@ -22,6 +34,48 @@ class Cache(Spec):
     """Distinct results that can be asked for."""
     exponent: Factor = 0.9
     """Popularity falls with this power of the rank (Zipf); 0.6 to 1 for web requests (Breslau et al. 1999, table 2)."""
+
+
+class Tables(Spec):
+    """Where the embedding rows of a stage lie; numbers are for one device, which answers for its share of the rows."""
+
+    device_memory: ByteAmount | None = None
+    """Memory of the device for rows [byte]; by default it keeps all."""
+    host_memory: ByteAmount = 0
+    """Memory of the host for rows [byte]: where 8 devices share a host, each has an eighth of what the host gives."""
+    drives: CountAmount = 0
+    """NVMe drives for rows."""
+    drive_memory: Bytes = 3.84e12
+    """Room for rows on each drive [byte]; 3.84 TB are assumed."""
+    exponent: Annotated[Number, Field(le=10)] = 0.9
+    """A row's popularity falls with this power of its rank over all tables (Zipf); 0: all alike, 0.9 is assumed."""
+    policy: Literal["static", "lru"] = "static"
+    """static: the most popular rows in the fastest tier; lru: each tier is a cache of the next, the last holds all."""
+    dtype: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = None
+    """Storage of rows, scale and offset beside each row of int8 and int4; by default the stage's dtype."""
+
+    def rooms(self, size_bytes: float) -> tuple[float, float, float]:
+        """Return what device, host and drives have room for, of rows that take `size_bytes` [byte].
+
+        Examples
+        --------
+        >>> Tables(device_memory="1 GB", host_memory="2 GB").rooms(5e9)
+        (1000000000.0, 2000000000.0, 0.0)
+        """
+        device = size_bytes if self.device_memory is None else min(self.device_memory, size_bytes)
+        return device, min(self.host_memory, size_bytes), min(self.drives * self.drive_memory, size_bytes)
+
+    def held_bytes(self, size_bytes: float) -> float:
+        """Return how much of `size_bytes` of rows the tiers hold: all together, or with copies the largest [byte].
+
+        Examples
+        --------
+        >>> given = {"device_memory": "1 GB", "host_memory": "2 GB"}
+        >>> Tables(**given).held_bytes(5e9), Tables(**given, policy="lru").held_bytes(5e9)
+        (3000000000.0, 2000000000.0)
+        """
+        rooms = self.rooms(size_bytes)
+        return min(sum(rooms), size_bytes) if self.policy == "static" else max(rooms)
 
 
 class _Stage(Spec):
@@ -161,6 +215,8 @@ class RankStage(_Stage):
     task: Literal["rank-pairs"]
     model: str
     candidates: Count
+    tables: Tables = Tables()
+    """Where the rows lie, and in which numbers; by default on the device, in the stage's dtype."""
 
 
 class ScoreStage(_Stage):
@@ -170,6 +226,8 @@ class ScoreStage(_Stage):
     task: Literal["score"]
     model: str
     candidates: Count
+    tables: Tables = Tables()
+    """Where the rows lie, and in which numbers; by default on the device, in the stage's dtype."""
 
 
 class NextItemStage(_Stage):

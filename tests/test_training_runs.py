@@ -126,3 +126,14 @@ def test_models_come_by_name_or_by_their_dimensions():
     assert not bart.layer.causal
     with pytest.raises(UnknownNameError, match="model"):
         told(model="nobody-7b", layers=None)
+
+
+def test_a_job_that_no_layout_can_run_is_refused_where_it_stands():
+    from capacity.spec.training import TrainingJob
+
+    good = {"name": "job", "model": "bert-base", "samples": 10, "every": "1 d", "batch": 8, "max_devices": 8}
+    assert TrainingJob(**good, parallel={"tensor": 8}).parallel.tensor == 8
+    with pytest.raises(ValueError, match="= 16 devices, and max_devices is 8"):
+        TrainingJob(**good, parallel={"tensor": 8, "pipeline": 2})
+    with pytest.raises(ValueError, match="accumulation 3 does not divide a batch of 8"):
+        TrainingJob(**good, accumulation=3)

@@ -29,8 +29,8 @@ class Figures:
         Of the fullest device of a pool.
     training_hours
         Device-hours of all jobs a month [h].
-    missed
-        The constraint that the option misses, in words; empty where it misses none.
+    missed, over
+        The constraints that the option misses, in words, and needed ÷ allowed of the worst; empty where it misses none.
     """
 
     usd: float | None
@@ -43,6 +43,7 @@ class Figures:
     memory_bytes: float
     training_hours: float
     missed: str = ""
+    over: float = 0.0
 
     @classmethod
     def of(cls, option: Option) -> Figures:
@@ -58,6 +59,7 @@ class Figures:
             memory_bytes=max((sum(pool.memory_bytes.values()) for pool in option.pools), default=0.0),
             training_hours=sum(float(job.device_hours_per_month.value) for job in option.jobs),
             missed="; ".join(f"{miss.where}: {miss.constraint}" for miss in option.violations),
+            over=max((miss.needed / miss.allowed for miss in option.violations if miss.allowed > 0), default=0.0),
         )  # fmt: skip
 
 

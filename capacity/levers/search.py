@@ -100,7 +100,7 @@ def rank(found: Figures | None) -> tuple[int, float]:
     if found is None:
         return 3, 0.0
     if found.missed:
-        return 2, float(len(found.missed))
+        return 2, found.over
     return (1, float(found.devices)) if found.usd is None else (0, found.usd)
 
 
@@ -144,7 +144,7 @@ def _grown(candidates: Sequence[Pulled], bench: Bench, before: Figures, told: Ca
 def _worth(now: Figures) -> tuple[int, float]:
     """Return the rank that a change must reach to be worth it."""
     kind, value = rank(now)
-    return kind, value * (1 - WORTH) if kind == 0 else value
+    return kind, value if kind == 1 else value * (1 - WORTH)
 
 
 def _with(bench: Bench, changes: Changes, item: Pulled) -> Figures | None:

@@ -103,4 +103,8 @@ class TrainingJob(Spec):
     def _divisible(self) -> TrainingJob:
         if self.batch % self.accumulation:
             raise ValueError(f"accumulation {self.accumulation} does not divide a batch of {self.batch}")
+        shared = self.parallel
+        needed = 1 if shared == "auto" else shared.tensor * shared.pipeline * shared.context
+        if needed > self.max_devices:
+            raise ValueError(f"tensor × pipeline × context = {needed} devices, and max_devices is {self.max_devices}")
         return self

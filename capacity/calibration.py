@@ -184,7 +184,7 @@ def from_table(
         engines = f" ({', '.join(sorted(own['engine'].unique()))})" if "engine" in own else ""
         sources.append(f"{len(own):,} rows of kind {kind}{engines}")
     return Calibration(
-        id="-".join([hardware.id, engine, *(["steps"] if steps and not fits else [])]),  # hides no kernels
+        id="-".join([hardware.id, engine, *([] if fits else ["steps"])]),  # hides no kernels
         hardware=hardware.id, engine=engine, source="; ".join(sources), date=today.isoformat(),
         kernels=tuple(sorted(fits, key=lambda fit: fit.key)), composition=tuple(steps),
     ).with_residuals(residuals)  # fmt: skip

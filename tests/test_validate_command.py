@@ -192,7 +192,7 @@ def test_a_calibration_brings_the_profile_of_its_machine(tmp_path):
     ("content", "kind", "message"),
     [
         (rows("gemm"), "gemms", "unknown kind 'gemms'; did you mean gemm or gemm_fp32?"),
-        (rows("gemm"), "training", "unknown kind 'training'"),
+        (rows("gemm"), "trainings", "unknown kind 'trainings'"),
         (rows("gemm").drop(columns=["m", "dtype"]), "gemm", "kind gemm needs column 'm'"),
         (rows("gemm"), "encoder", "kind encoder needs column 'layers'"),
         (rows("gemm").iloc[:0], "gemm", "holds no rows"),

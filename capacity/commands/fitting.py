@@ -13,7 +13,9 @@ from capacity.commands.measuring import FOLDER, report_fit
 from capacity.commands.planning import console
 from capacity.errors import InputError, Problem, UnknownNameError
 from capacity.spec import names
+from capacity.spec.calibration import Calibration
 from capacity.spec.engine import Engine
+from capacity.spec.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +46,7 @@ def calibrate_from_tables(
         raise InputError([Problem(path, f"a fit needs column {name!r}: what was measured") for path, name in targets])
     tables = [(path, kind, _usable(path, kind, frame)) for path, kind, frame in read]
     known = calibrations.Known(catalogue.calibrations(), catalogue.shared())
-    fitted = calibrations.from_table(tables, profile, engine, date.today(), known)  # type: ignore[arg-type]
+    fitted = fit(tables, profile, engine, known)  # type: ignore[arg-type]
     target = files.write_text(output or FOLDER / f"{fitted.id}.yaml", calibrations.to_yaml(fitted))
     beside = target.with_suffix(".npz")
     if fitted.residuals:
@@ -52,7 +54,39 @@ def calibrate_from_tables(
     elif beside.is_file():
         beside.unlink()  # of an earlier fit: it belongs to numbers that are gone
     report_fit(fitted, target, as_json=as_json)
+    if not as_json:
+        report_submissions(fitted)
     return 0
+
+
+def fit(
+    tables: Sequence[tuple[str, str, pd.DataFrame]], hardware: Hardware, engine: Engine, known: calibrations.Known
+) -> Calibration:
+    """Return the calibration of a device from (path, kind, frame) of each table, its own submissions as anchors in it.
+
+    Results of other devices in a table of submissions tell what software gains between rounds.
+    """
+    import pandas as pd
+
+    from capacity.validate import Context, submission_anchors
+
+    fitted = calibrations.from_table(tables, hardware, engine, date.today(), known)
+    frames = [frame for _, kind, frame in tables if kind == submission_anchors.KIND]
+    if not frames:
+        return fitted
+    context = Context(calibrations=((fitted, hardware), *known.calibrations), shared=known.shared)
+    found = submission_anchors.anchors(pd.concat(frames, ignore_index=True), hardware, context)
+    return fitted.model_copy(update={"submissions": found})
+
+
+def report_submissions(fitted: Calibration) -> None:
+    """Print what the device's own submissions say of each benchmark and scenario."""
+    for part in fitted.submissions:
+        later = f", later rounds ×{part.later:.3g} of it" if part.later != 1 else ""
+        console().print(
+            f"{part.benchmark}, {part.scenario}: ×{part.factor:.3g} of the model's time up to "
+            f"{part.round or 'an unknown round'} ({part.rows} results, ±{part.log_sigma:.0%}){later}", soft_wrap=True,
+        )  # fmt: skip
 
 
 def _usable(path: str, kind: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
 from capacity.spec.serving_engine import ServingEngine
-from capacity.spec.steps import EngineSteps
+from capacity.spec.steps import EngineSteps, SubmissionAnchor
 from capacity.spec.training_engine import TrainingRounds, TrainingSteps
 
 METHOD: Literal["forms"] = "forms"
@@ -214,6 +214,8 @@ class Calibration(Spec):
     """Profile of the machine as detected; absent when `hardware` names a shipped one."""
     power: Power | Literal["not measured"] = "not measured"
     composition: tuple[Composition, ...] = ()
+    submissions: tuple[SubmissionAnchor, ...] = ()
+    """The device's own results in MLPerf Inference, for its later rounds."""
     efficiencies: tuple[Efficiency, ...] = ()
     kernels: tuple[KernelFit, ...] = ()
     unstable: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -70,6 +70,29 @@ class Submissions(Spec):
     """Tokens of the query whose latency is the 90th percentile."""
     single_stream_log_sigma: LogSigma
     """Added to the band of such a latency."""
+
+
+Scenario = Literal["Offline", "Server", "SingleStream"]
+
+
+class SubmissionAnchor(Spec):
+    """What a device's own results in one benchmark and scenario of MLPerf Inference say about its other results."""
+
+    benchmark: Annotated[str, Field(max_length=80)]
+    """With its accuracy target, e.g. llama2-70b-99.9; gptj-static-99 for gptj in round 3.1."""
+    scenario: Scenario
+    round: Annotated[str, Field(pattern=r"^v[0-9]+(\.[0-9]+)?$", max_length=20)] | None = None
+    """Newest round among the results; absent where none says its round."""
+    factor: Factor
+    """Measured time beside what is predicted without it [1]."""
+    log_sigma: LogSigma
+    """Standard deviation of ln(measured/predicted) of another result."""
+    later: Factor = 1
+    """Time of the next round's result beside this one's [1]: what software gains."""
+    later_log_sigma: LogSigma = 0
+    """Added in later rounds: how much that differs between chips."""
+    rows: CountAmount
+    """Results behind it."""
 
 
 class EngineSteps(Spec):

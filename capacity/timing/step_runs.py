@@ -11,7 +11,7 @@ from capacity.spec import names
 from capacity.spec.calibration import Calibration, Composition, Shared
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Hardware
-from capacity.spec.steps import EngineSteps, Submissions
+from capacity.spec.steps import EngineSteps, SubmissionAnchor, Submissions
 from capacity.timing import engine_kernels, transfer
 from capacity.timing.band import Estimate
 from capacity.timing.device import HALF, Device
@@ -68,6 +68,14 @@ class Place:
         found = (part for item in own for part in item.composition)
         twin = "fp16" if dtype == "bf16" else dtype
         return next((part for part in found if part.engine == engine and part.dtype in {dtype, twin}), None)
+
+    def submitted(self, benchmark: str, scenario: str) -> SubmissionAnchor | None:
+        """Return what the device's own submissions say of a benchmark, named as its anchors name it, in a scenario."""
+        if not self.anchored:
+            return None
+        own = (item for item, _ in self.calibrations if item.hardware == self.hardware.id)
+        found = (part for item in own for part in item.submissions)
+        return next((part for part in found if (part.benchmark, part.scenario) == (benchmark, scenario)), None)
 
     def unanchored(self) -> Place:
         """Return the place as if no step of this device had been measured."""

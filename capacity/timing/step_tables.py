@@ -191,11 +191,29 @@ def precision(values: Row, hardware: Hardware) -> tuple[str, bool]:
     return (usual, True) if (told, usual) == ("fp16", "fp8") else (told, True)
 
 
-def _year(name: str) -> float | None:
-    """Return when the results of a round came out [year]; None for a name that is no round."""
+LEAST_NO_ROUND = 1000.0
+"""Larger numbers are something else."""
+
+
+def round_number(name: str) -> float | None:
+    """Return the number of a round, which grows with time; None for a name that is no round.
+
+    Examples
+    --------
+    >>> round_number("v4.1"), round_number("preview")
+    (4.1, None)
+    """
     try:
         number = float(name.removeprefix("v"))
     except ValueError:
+        return None
+    return number if 0 < number < LEAST_NO_ROUND else None
+
+
+def _year(name: str) -> float | None:
+    """Return when the results of a round came out [year]; None for a name that is no round."""
+    number = round_number(name)
+    if number is None:
         return None
     return float(np.interp(number, [each for each, _ in ROUNDS], [year for _, year in ROUNDS]))
 

@@ -132,7 +132,7 @@ def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Us
             yield _Use(place, stage.model, (stage.family,), length, tokens)
             if stage.speculation is not None and stage.speculation.model is not None:
                 yield _Use((*place, "speculation"), stage.speculation.model, (stage.family,), length, tokens)
-        case ScoreStage():
+        case ScoreStage() | NextItemStage():
             yield _Use(place, stage.model, stage.families)
-        case RankStage() | NextItemStage() | FuseStage():
+        case RankStage() | FuseStage():
             yield _Use(place, stage.model, (stage.family,))

@@ -18,6 +18,7 @@ from kernels.design import PRODUCTS
 from kernels.encoders import EncoderShape, encoder_case, fine_tuning_case
 from kernels.gpu import Card, Replay, replayed
 from kernels.products import attention_case, gather_case, gemm_case, optimizer_case, refused, streaming_case
+from kernels.recommenders import HistoryShape, TowersShape, bert4rec_case, two_tower_case
 from kernels.scoring import dot_case, embedding_bag_case, l2_case, lstm_case, solve_case, topk_case
 from kernels.timing import Case, Run
 from kernels.torch_backend import Backend
@@ -84,6 +85,11 @@ LONGEST_S = 0.02
 SUSTAINED_S, SUSTAINED_LAUNCHES = 0.01, 30
 """One launch of a sustained product computes for at least this long [s]; a burst of them for a third of a second."""
 FINE_TUNING = (("bert", 2, 768, 12, 3072, 4, 128), ("bert", 4, 384, 12, 1536, 8, 64))
+TOWERS = (  # users, items, width of a row, layers, pairs of a step
+    (200_000, 50_000, 64, (128, 64), 1024), (200_000, 50_000, 128, (512, 256, 128), 4096),
+)  # fmt: skip
+HISTORIES = ((3416, 64, 2, 2, 32, 100, 20), (20_000, 128, 2, 4, 16, 50, 10))
+"""Items, width, layers, heads, histories of a step, their length, masked positions; the first is the paper's model."""
 
 
 def cases(backend: Backend, *, quick: bool) -> Iterator[Case]:
@@ -148,12 +154,15 @@ def recommender_cases(backend: Backend, *, quick: bool) -> Iterator[Case]:
 
 
 def whole_models(backend: Backend, *, quick: bool) -> Iterator[Case]:
-    """Return encoders and fine-tuning steps whose time the sum of operations must meet."""
+    """Return encoders, fine-tuning and recommenders' training steps whose time the sum of operations must meet."""
     for dtype in backend.matrix_dtypes():
         for shape in ENCODERS + (() if quick else MORE_ENCODERS):
             yield encoder_case(EncoderShape(*shape, dtype), backend)
     for shape in FINE_TUNING[: 1 if quick else 2]:
         yield fine_tuning_case(EncoderShape(*shape, "fp32"), backend)
+    for towers, histories in zip(TOWERS[: 1 if quick else 2], HISTORIES, strict=False):
+        yield two_tower_case(TowersShape(*towers), backend)
+        yield bert4rec_case(HistoryShape(*histories), backend)
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------

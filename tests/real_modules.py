@@ -17,6 +17,7 @@ import real_recommenders
 
 from capacity import catalogue
 from capacity.spec.model import (
+    Bert4RecModel,
     DlrmModel,
     FactorizationModel,
     FusionScorerModel,
@@ -25,7 +26,9 @@ from capacity.spec.model import (
     LstmModel,
     Model,
     TransformerModel,
+    TwoTowerModel,
 )
+from capacity.work.models import item_transformer, two_towers
 
 torch = pytest.importorskip("torch", reason="the real modules need torch: pip install 'capacity-planner[calibrate]'")
 transformers = pytest.importorskip("transformers", reason="the real modules need transformers")
@@ -154,6 +157,8 @@ _MODULES = {
     FusionScorerModel: FusionScorer,
     DlrmModel: real_recommenders.Dlrm,
     HstuModel: real_recommenders.Hstu,
+    TwoTowerModel: lambda model: real_recommenders.TwoTower(two_towers(model)),
+    Bert4RecModel: lambda model: real_recommenders.Bert4Rec(item_transformer(model)).masked,
 }
 
 

@@ -1,4 +1,4 @@
-"""The look-up scorers as real torch modules: DLRM and DCNv2 after torchrec's, HSTU after MLPerf's reference."""
+"""Recommenders as real torch modules: DLRM and DCNv2 after torchrec, HSTU after MLPerf, two towers, BERT4Rec."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from capacity.spec.model import DlrmModel, HstuModel
+from capacity.work import bert4rec, two_tower
 
 torch = pytest.importorskip("torch", reason="the real modules need torch: pip install 'capacity-planner[calibrate]'")
+transformers = pytest.importorskip("transformers", reason="the real modules need transformers")
 nn = torch.nn
 silu = nn.functional.silu
 
@@ -126,6 +128,53 @@ class HstuLayer(nn.Module):
         seen = silu(late @ key[:, :, :past].mT) / length @ value[:, :, :past]
         own = silu(late[..., None, :] @ key[:, :, past:, :, None]) / length @ value[:, :, past:, None, :]
         return torch.cat([events, seen + own[..., 0, :]], dim=2)
+
+
+class Tower(nn.Module):
+    """Bags of embeddings beside dense features, linear layers with rectifiers between them."""
+
+    def __init__(self, tower: two_tower.Tower) -> None:
+        super().__init__()
+        self.tower = tower
+        self.tables = nn.ModuleList(nn.EmbeddingBag(rows, tower.embedding_size, mode="sum") for rows in tower.tables)
+        layers = [m for pair in pairwise((tower.inputs, *tower.layers)) for m in (nn.Linear(*pair), nn.ReLU())]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, samples: int) -> Any:
+        tower = self.tower
+        rows = [torch.zeros(samples, n, dtype=torch.long, device="meta") for n in tower.lookups or [1] * 99]
+        bags = [table(row) for table, row in zip(self.tables, rows, strict=False)]
+        dense = torch.empty(samples, tower.dense_features, device="meta")
+        return nn.functional.normalize(self.layers(torch.cat([*bags, dense], dim=1)))
+
+
+class TwoTower(nn.Module):
+    """Both towers; item vectors of the other devices arrive as they are, and their gradients are wanted."""
+
+    def __init__(self, model: two_tower.TwoTower) -> None:
+        super().__init__()
+        self.user, self.item = Tower(model.user), Tower(model.item)
+
+    def forward(self, batch: int, devices: int = 1) -> Any:
+        items = self.item(batch)
+        others = torch.empty((devices - 1) * batch, items.shape[1], device="meta", requires_grad=True)
+        scores = self.user(batch) @ torch.cat([items, others]).T
+        return nn.functional.cross_entropy(scores, torch.zeros(batch, dtype=torch.long, device="meta"))
+
+
+class Bert4Rec(nn.Module):
+    """BERT's blocks and the head of the masked language model, whose output shares the item table."""
+
+    def __init__(self, model: bert4rec.Bert4Rec) -> None:
+        super().__init__()
+        layer = model.body.layer
+        config = transformers.BertConfig(
+            attn_implementation="eager", vocab_size=model.body.vocabulary, hidden_size=layer.hidden,
+            num_hidden_layers=model.body.layers, num_attention_heads=layer.heads, intermediate_size=layer.intermediate,
+            max_position_embeddings=model.body.positions, type_vocab_size=1,
+        )  # fmt: skip
+        self.masked = transformers.BertForMaskedLM(config)
+        self.masked.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
 
 
 def _normed(widths: tuple[int, ...]) -> Any:

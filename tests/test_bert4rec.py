@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import real_recommenders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from capacity.work import operations as ops
 from capacity.work.huggingface import transformer
 
 torch = pytest.importorskip("torch", reason="FlopCounterMode needs torch: pip install 'capacity-planner[calibrate]'")
-transformers = pytest.importorskip("transformers", reason="the real modules need transformers")
 real = pytest.importorskip("real_modules", reason="the real modules need torch and transformers")
 counter = ops.total_counter_flop
 SMALL = b4r.bert4rec(items=500, hidden=32, layers=2, heads=4, positions=60)
@@ -23,16 +23,8 @@ PAPER = b4r.bert4rec(items=3416, hidden=64, layers=2, heads=2, positions=200)
 
 def module(model: b4r.Bert4Rec) -> Any:
     """Return BERT with the head of the masked language model, whose output shares the item table."""
-    layer = model.body.layer
-    config = transformers.BertConfig(
-        attn_implementation="eager", vocab_size=model.body.vocabulary, hidden_size=layer.hidden,
-        num_hidden_layers=model.body.layers, num_attention_heads=layer.heads, intermediate_size=layer.intermediate,
-        max_position_embeddings=model.body.positions, type_vocab_size=1,
-    )  # fmt: skip
     with torch.device("meta"):
-        built = transformers.BertForMaskedLM(config)
-    built.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
-    return built
+        return real_recommenders.Bert4Rec(model).masked
 
 
 def states(built: Any, batch: int, length: int, masked: int) -> Any:

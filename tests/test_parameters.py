@@ -73,6 +73,11 @@ PUBLISHED = {
     # position and age, and the layers of dlrm-v3: sums of numel over the real modules.
     "dlrm-dcnv2": 26_151_671_809,
     "hstu-mlperf": 517_136_759_121,
+    # On each side a table of 1024² rows of 64 and layers of (64 + 1)·128 and (128 + 1)·64.
+    "two-tower": 2 * (2**20 * 64 + 65 * 128 + 129 * 64),
+    # Rows of 64: 3,416 items, 2 special tokens, 200 positions, one token type and a norm; a block has 4 projections
+    # 64² + 64, the feed-forward 2·64·256 + 256 + 64 and two norms of 2·64; the head 64² + 64, a norm, a bias an item.
+    "bert4rec": 64 * (3_418 + 200 + 1 + 2) + 2 * (4 * 4_160 + 33_088 + 256) + 4_160 + 128 + 3_418,
 }
 
 SMALL = {
@@ -148,8 +153,12 @@ def test_active_parameters(name, active):
 
 
 @pytest.mark.parametrize(
-    ("name", "width"), [("bert-base", 768), ("lstm-recommender", 512), ("bert-id-ranker", 256), ("fusion-scorer", 768)]
-)
+    ("name", "width"),
+    [
+        ("bert-base", 768), ("lstm-recommender", 512), ("bert-id-ranker", 256), ("fusion-scorer", 768),
+        ("ratings-factorization", 128), ("hstu-mlperf", 512), ("two-tower", 64), ("bert4rec", 64),
+    ],
+)  # fmt: skip
 def test_vector_width(name, width):
     assert models.vector_width(catalogue.model(name)) == width
 

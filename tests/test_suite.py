@@ -20,7 +20,7 @@ from capacity.work.optimizer import optimizer_step
 torch = pytest.importorskip("torch", reason="kernels need torch: pip install 'capacity-planner[calibrate]'")
 pytest.importorskip("transformers", reason="the suite's encoders need transformers")
 real = pytest.importorskip("real_modules")
-from kernels import encoders, products, suite  # noqa: E402
+from kernels import encoders, products, recommenders, suite  # noqa: E402
 from kernels.torch_backend import Backend  # noqa: E402
 
 CPU, META = Backend("cpu", 1), Backend("meta", 1)
@@ -148,3 +148,43 @@ def test_the_operations_of_a_training_step_are_what_torch_counts(shape):
     case = encoders.fine_tuning_case(encoder, META)
     assert real.counted(step, gradients=True).total == total_counter_flop(case.operations) > 0
     assert case.mode == "training"
+
+
+@pytest.mark.parametrize("shape", suite.TOWERS, ids=lambda shape: str(shape[-1]))
+def test_the_operations_of_two_towers_are_what_torch_counts(shape):
+    towers = recommenders.TowersShape(*shape)
+    module, rows = recommenders.towers(towers.model, META, sparse=False), real.tokens(towers.batch, 1)
+
+    def step() -> None:
+        recommenders.in_batch_loss(module, rows, rows).backward()
+
+    case = recommenders.two_tower_case(towers, META)
+    assert real.counted(step, gradients=True).total == total_counter_flop(case.operations) > 0
+    assert case.mode == "training"
+
+
+@pytest.mark.parametrize("shape", suite.HISTORIES, ids=lambda shape: str(shape[0]))
+def test_the_operations_of_a_masked_history_are_what_torch_counts(shape):
+    histories = recommenders.HistoryShape(*shape)
+    module = recommenders.masked_model(histories.model, META)
+    module.set_attn_implementation("eager")
+    module.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None  # it would look at token values
+    history, masked = (real.tokens(histories.batch, count) for count in (histories.length, histories.masked))
+
+    def step() -> None:
+        recommenders.masked_loss(module, history, masked).backward()
+
+    case = recommenders.bert4rec_case(histories, META)
+    assert real.counted(step, gradients=True).total == total_counter_flop(case.operations) > 0
+    assert case.mode == "training"
+
+
+def test_only_looked_up_rows_learn():
+    """The suite's towers move the bytes of touched rows: nothing may write the rest of a table."""
+    shape = recommenders.TowersShape(users=50, items=40, embedding_size=8, layers=(4,), batch=6)
+    module = recommenders.towers(shape.model, CPU)
+    rows = torch.arange(6)[:, None]
+    recommenders.in_batch_loss(module, rows, rows).backward()
+    gradients = [table.weight.grad for side in ("user", "item") for table in module[side]["tables"]]
+    assert [gradient.is_sparse for gradient in gradients] == [True, True]
+    assert [sorted(set(gradient.coalesce().indices()[0].tolist())) for gradient in gradients] == [[*range(6)]] * 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
+import real_recommenders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,40 +15,7 @@ from capacity.work import two_tower as tt
 
 torch = pytest.importorskip("torch", reason="FlopCounterMode needs torch: pip install 'capacity-planner[calibrate]'")
 real = pytest.importorskip("real_modules", reason="the real modules need torch and transformers")
-nn = torch.nn
 counter = ops.total_counter_flop
-
-
-class RealTower(nn.Module):
-    """Bags of embeddings beside dense features, linear layers with rectifiers between them."""
-
-    def __init__(self, tower: tt.Tower) -> None:
-        super().__init__()
-        self.tower = tower
-        self.tables = nn.ModuleList(nn.EmbeddingBag(rows, tower.embedding_size, mode="sum") for rows in tower.tables)
-        layers = [m for pair in pairwise((tower.inputs, *tower.layers)) for m in (nn.Linear(*pair), nn.ReLU())]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, samples: int) -> Any:
-        tower = self.tower
-        rows = [torch.zeros(samples, n, dtype=torch.long, device="meta") for n in tower.lookups or [1] * 99]
-        bags = [table(row) for table, row in zip(self.tables, rows, strict=False)]
-        dense = torch.empty(samples, tower.dense_features, device="meta")
-        return nn.functional.normalize(self.layers(torch.cat([*bags, dense], dim=1)))
-
-
-class RealTwoTower(nn.Module):
-    """Both towers; item vectors of the other devices arrive as they are, and their gradients are wanted."""
-
-    def __init__(self, model: tt.TwoTower) -> None:
-        super().__init__()
-        self.user, self.item = RealTower(model.user), RealTower(model.item)
-
-    def forward(self, batch: int, devices: int = 1) -> Any:
-        items = self.item(batch)
-        others = torch.empty((devices - 1) * batch, items.shape[1], device="meta", requires_grad=True)
-        scores = self.user(batch) @ torch.cat([items, others]).T
-        return nn.functional.cross_entropy(scores, torch.zeros(batch, dtype=torch.long, device="meta"))
 
 
 def tower(name: str, **more) -> tt.Tower:
@@ -67,7 +34,7 @@ EACH = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 def module(model: tt.TwoTower) -> Any:
     with torch.device("meta"):
-        return RealTwoTower(model)
+        return real_recommenders.TwoTower(model)
 
 
 @EACH

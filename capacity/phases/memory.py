@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from capacity.spec.hardware import DTYPE_BYTES
 from capacity.spec.model import DlrmModel, FactorizationModel, Model
 from capacity.work import interaction
 from capacity.work.architecture import Transformer
-from capacity.work.models import LookUpModel, parameters, table_rows
+from capacity.work.models import LookUpModel, parameters
 from capacity.work.operations import Amount
 from capacity.work.optimizer import STATE_VALUES
 from capacity.work.retrieval import Index
@@ -86,21 +88,28 @@ def training(model: Model, dtype: str, optimizer: str, activations: Amount) -> d
     }
 
 
-def training_of_tables(
-    model: LookUpModel, dtype: str, optimizer: str, touched: float, devices: float, activations: Amount
-) -> dict[str, Amount]:
-    """Return the memory of a training step of one of `devices` devices that share the tables' rows [byte].
+class Share(NamedTuple):
+    """Parameters of one device of several that share the tables of a model."""
 
-    Rows are kept once, in the working precision; gradients only of the parameters a step has `touched` (Mudigere et al.
-    2022, arXiv:2104.05158, §4).
+    layers: float
+    """Outside the tables: every device keeps them."""
+    kept: float
+    """Table entries that the device keeps."""
+    touched: float
+    """Table entries that it updates in a step."""
+
+
+def training_of_tables(share: Share, dtype: str, optimizer: str, activations: Amount) -> dict[str, Amount]:
+    """Return the memory of a training step of a device with its share of the tables [byte].
+
+    Rows are kept once, in the working precision; gradients only of the rows that a step touches (Mudigere et al. 2022,
+    arXiv:2104.05158, §4).
     """
-    entries, width = table_rows(model) * model.embedding_size, value_bytes(dtype)
-    dense = parameters(model) - entries
-    own = dense + entries / devices
+    own, width = share.layers + share.kept, value_bytes(dtype)
     return {
         "weights": own * width,
-        "master weights": dense * (4.0 if width < 4 else 0.0),
-        "gradients": touched * width,
+        "master weights": share.layers * (4.0 if width < 4 else 0.0),
+        "gradients": (share.layers + share.touched) * width,
         "optimizer states": own * 4.0 * STATE_VALUES[optimizer],
         "activations": activations,
     }

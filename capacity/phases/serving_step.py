@@ -12,7 +12,15 @@ import numpy as np
 from capacity.errors import CapacityError
 from capacity.phases import memory
 from capacity.spec import names
-from capacity.spec.model import DlrmModel, FusionScorerModel, IdRankerModel, LstmModel, Model, TransformerModel
+from capacity.spec.model import (
+    Bert4RecModel,
+    DlrmModel,
+    FusionScorerModel,
+    IdRankerModel,
+    LstmModel,
+    Model,
+    TransformerModel,
+)
 from capacity.spec.names import Precision
 from capacity.spec.scenario import Scenario
 from capacity.spec.serving_engine import ServingEngine
@@ -31,10 +39,10 @@ from capacity.spec.stages import (
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
-from capacity.work import embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
+from capacity.work import bert4rec, embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
 from capacity.work.architecture import Layer
 from capacity.work.caching import hit_rate_of
-from capacity.work.models import LookUpModel, architecture, parameters, reading, rows_read, table_rows
+from capacity.work.models import LookUpModel, architecture, item_transformer, parameters, reading, rows_read, table_rows
 from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
 from capacity.work.placement import row_bytes
@@ -99,23 +107,18 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
 
 
 def _walk(graph: retrieval.GraphIndex, device: Device) -> Estimate:
-    """Return how long a search waits for its reads, which all queries of a batch do at once [s].
-
-    At each node the numbers of its neighbors come first, then their vectors.
-    """
+    """Return how long a search waits for reads, those of neighbors' numbers before those of their vectors [s]."""
     reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
     return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
 
 
 class Rows(NamedTuple):
-    """The rows of its tables that each device of a replica answers for, spread evenly."""
+    """The rows that each device of a replica answers for, a row's bytes as stored, and rows that a batch reads."""
 
     number: float
     width: int
     row_bytes: float
-    """A row as it is stored [byte]."""
     read: Amount
-    """Rows that a batch reads."""
 
     @property
     def size_bytes(self) -> float:
@@ -361,8 +364,11 @@ def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operati
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    history, engine = context.scenario.audience.history, context.scenario.engine
+    if isinstance(items := context.models[stage.model], Bert4RecModel):
+        return bert4rec.next_item(item_transformer(items), requests, history, stage.dtype, engine)
     model = _model(context, stage.model, LstmModel)
-    return recurrent.next_item(model, requests, context.scenario.audience.history, stage.dtype)
+    return recurrent.next_item(model, requests, history, stage.dtype)
 
 
 def _fuse(stage: FuseStage, requests: Amount, context: Context) -> tuple[Operation, ...]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from capacity.phases import failures, memory, transformer_run
+from capacity.phases import failures, memory, shared_tables, transformer_run
 from capacity.phases.convergence import samples_to_converge
+from capacity.phases.shared_tables import TableModel
 from capacity.phases.transformer_run import Trainer
 from capacity.spec.hardware import Hardware
 from capacity.spec.model import (
+    Bert4RecModel,
     DlrmModel,
     FactorizationModel,
     FusionScorerModel,
@@ -19,16 +20,18 @@ from capacity.spec.model import (
     LstmModel,
     Model,
     TransformerModel,
+    TwoTowerModel,
 )
 from capacity.spec.scenario import Scenario
 from capacity.spec.training import TrainingJob
 from capacity.timing.band import Estimate, product, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
-from capacity.work import embedding, interaction, recurrent, retrieval, sequential, transformer
-from capacity.work.models import LookUpModel, architecture, parameters, reading, rows_read, table_rows
-from capacity.work.operations import Amount, Collective, Operation, backward
+from capacity.work import bert4rec, embedding, recurrent, retrieval, transformer
+from capacity.work.models import architecture, item_transformer, parameters, reading
+from capacity.work.operations import Amount, Collective, Gather, Operation, backward
 from capacity.work.optimizer import optimizer_step
+from capacity.work.placement import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +61,19 @@ class TrainingRun:
     """Share of the wall time that failures and checkpoints leave [1]."""
 
 
-def step_operations(job: TrainingJob, model: Model, scenario: Scenario, batch: Amount) -> tuple[Operation, ...]:
-    """Return forward and backward of one device's step over `batch` examples, without the optimizer."""
+def step_operations(
+    job: TrainingJob, model: Model, scenario: Scenario, batch: Amount, devices: int = 1
+) -> tuple[Operation, ...]:
+    """Return forward and backward of one of `devices` devices' step over `batch` examples, without the optimizer.
+
+    In-batch negatives meet the examples of all devices: what is sent for them is among the operations.
+    """
     tokens = scenario.tokens(job.tokens)
     match model:
         case TransformerModel():
             return transformer.training_step(reading(model, tokens), batch, tokens, job.dtype)
-        case LstmModel():
-            return recurrent.training_step(model, batch, scenario.audience.history, job.dtype)
+        case LstmModel() | Bert4RecModel():
+            return _sequence_step(model, batch, scenario.audience.history, job.dtype)
         case FactorizationModel():
             return embedding.factorization_sgd_step(model, batch, job.dtype)
         case IdRankerModel():
@@ -73,14 +81,17 @@ def step_operations(job: TrainingJob, model: Model, scenario: Scenario, batch: A
         case FusionScorerModel():
             forward = retrieval.fusion_scores(model, batch, 1, job.dtype)
             return forward + backward(forward)
-        case DlrmModel() | HstuModel():
-            return _look_up_step(model, batch, scenario.audience.history, job.dtype)
+        case DlrmModel() | HstuModel() | TwoTowerModel():
+            work = shared_tables.training_step(job, model, scenario, batch, devices)
+            return work if devices > 1 else tuple(op for op in work if not isinstance(op, Collective))
 
 
-def _look_up_step(model: LookUpModel, batch: Amount, events: int, dtype: str) -> tuple[Operation, ...]:
-    if isinstance(model, DlrmModel):
-        return interaction.training_step(model, batch, dtype)
-    return sequential.training_step(model, batch, events, TARGETS, dtype)
+def _sequence_step(model: LstmModel | Bert4RecModel, batch: Amount, events: int, dtype: str) -> tuple[Operation, ...]:
+    if isinstance(model, LstmModel):
+        return recurrent.training_step(model, batch, events, dtype)
+    return bert4rec.training_step(
+        item_transformer(model), batch, events, masked_positions(model, events), dtype, model.negatives
+    )
 
 
 def run(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer, devices: int) -> TrainingRun:
@@ -128,55 +139,63 @@ def _data_parallel(job: TrainingJob, model: Model, scenario: Scenario, trainer: 
     Every device computes a batch of its own; gradients are summed by one all-reduce a step, half of it hidden behind
     the backward pass (assumed). Rows touched by a batch are what table models exchange and update, dense models all
     their parameters. Devices share the tables of a look-up model: rows go to whoever reads them, and their gradients
-    back.
+    back; the device that looks up most keeps the others waiting.
     """
-    device, work = trainer.device, step_operations(job, model, scenario, job.batch)
-    touched = touched_parameters(job, model, scenario)
-    compute = device.step(work + optimizer_step(touched, job.optimizer), "training")
-    parts = [compute, *_exchange(job, model, scenario, device, devices)] if devices > 1 else [compute]
+    device, work = trainer.device, step_operations(job, model, scenario, job.batch, devices)
+    placed = _placed(job, model, scenario, device.hardware, devices)
+    touched = touched_parameters(job, model, scenario, devices)
+    compute = device.step((*_busiest(work, placed), *optimizer_step(touched, job.optimizer)), "training")
+    sent = [op for op in work if isinstance(op, Collective)]
+    exchange = [device.time(op) for op in (*sent, *(placed.forward + placed.backward if placed else ()))]
+    if devices > 1:
+        exchange.append(device.time(_gradients(job, model, scenario, devices)).scaled(1 - OVERLAP))
+    parts = [compute, *exchange]
     step = total(parts)
     flop = float(sum(op.flop * op.count for op in work))
     rate = device.hardware.rate(job.dtype)
     use = flop / float(step.value) / rate if rate else None
     return TrainingRun(
         devices=devices, step=step, steps=_steps(job, scenario, trainer, devices), duration=step,
-        memory_bytes=training_memory(job, model, scenario, devices), flop_per_step=flop, mfu=use, hfu=use,
-        groups=devices,
+        memory_bytes=training_memory(job, model, scenario, devices, device.hardware), flop_per_step=flop,
+        mfu=use, hfu=use, groups=devices,
     )  # fmt: skip
 
 
 OVERLAP = 0.5
-TARGETS = 32
-"""Labeled targets of a user's sequence in a training step of HSTU (assumed)."""
 
 
-def _exchange(job: TrainingJob, model: Model, scenario: Scenario, device: Device, devices: int) -> list[Estimate]:
-    """Return the all-reduce of the gradients and, where devices share tables, the way of rows there and back."""
-    width, summed, parts = memory.value_bytes(job.dtype), touched_parameters(job, model, scenario), []
-    if isinstance(model, LookUpModel):
-        summed -= _rows_touched(job, model, scenario) * model.embedding_size
-        bags = isinstance(model, DlrmModel)  # their rows are summed where they lie
-        sent = job.batch * len(model.tables) if bags else _rows_read(job, model, scenario)
-        message = sent * model.embedding_size * width
-        rows = Collective(kind="alltoall", message_bytes=message, devices=devices, count=2, label="rows")
-        parts.append(device.time(rows))
-    gradients = Collective(kind="all_reduce", message_bytes=summed * width, devices=devices, label="gradients")
-    return [*parts, device.time(gradients).scaled(1 - OVERLAP)]
+def _placed(job: TrainingJob, model: Model, scenario: Scenario, hardware: Hardware, devices: int) -> Placement | None:
+    """Return who keeps which table, where several devices share them."""
+    if devices == 1 or not isinstance(model, TableModel):
+        return None
+    return shared_tables.placement(job, model, scenario, devices, hardware)
 
 
-def _rows_read(job: TrainingJob, model: LookUpModel, scenario: Scenario) -> float:
-    """Return the table rows that one device's batch reads: a pair is one candidate of one request."""
-    candidates = 1 if isinstance(model, DlrmModel) else TARGETS
-    return float(rows_read(model, job.batch, scenario.audience.history, candidates))
+def _busiest(work: tuple[Operation, ...], placed: Placement | None) -> list[Operation]:
+    """Return what the device that looks up most computes: the mean device's work, and its own rows."""
+    own: list[Operation] = [op for op in work if not isinstance(op, Collective)]
+    if placed is None:
+        return own
+    more = float(placed.read_bytes.max() / placed.read_bytes.mean())
+    return [replace(op, rows=op.rows * more) if isinstance(op, Gather) else op for op in own]
 
 
-def _rows_touched(job: TrainingJob, model: LookUpModel, scenario: Scenario) -> float:
-    """Return the table rows that one device's batch changes: at most all there are."""
-    return min(_rows_read(job, model, scenario), table_rows(model))
+def _gradients(job: TrainingJob, model: Model, scenario: Scenario, devices: int) -> Collective:
+    """Return the all-reduce of the gradients that every device has a copy of."""
+    summed = touched_parameters(job, model, scenario, devices)
+    if isinstance(model, TableModel):
+        summed -= shared_tables.touched(shared_tables.tables(job, model, scenario), job.batch, devices)
+    message = summed * memory.value_bytes(job.dtype)
+    return Collective(kind="all_reduce", message_bytes=message, devices=devices, label="gradients")
 
 
-def touched_parameters(job: TrainingJob, model: Model, scenario: Scenario) -> float:
-    """Return the parameters one step updates: all of a dense model, the looked-up rows of tables."""
+def masked_positions(model: Bert4RecModel, length: int) -> int:
+    """Return the positions of a sequence that training masks, at least one."""
+    return max(1, round(model.masked * length))
+
+
+def touched_parameters(job: TrainingJob, model: Model, scenario: Scenario, devices: int = 1) -> float:
+    """Return the parameters one device's step updates: all of a dense model, the looked-up rows of tables."""
     match model:
         case FactorizationModel():
             return 2.0 * job.batch * model.factors
@@ -186,15 +205,33 @@ def touched_parameters(job: TrainingJob, model: Model, scenario: Scenario) -> fl
         case LstmModel():
             rows = min(job.batch * scenario.audience.history, model.items)
             return parameters(model) - (model.items - rows) * model.embedding_size
-        case DlrmModel() | HstuModel():
-            spared = table_rows(model) - _rows_touched(job, model, scenario)
-            return parameters(model) - spared * model.embedding_size
+        case Bert4RecModel():
+            return _touched_items(model, job.batch * scenario.audience.history)
+        case DlrmModel() | HstuModel() | TwoTowerModel():
+            found = shared_tables.tables(job, model, scenario)
+            read = shared_tables.touched(found, job.batch, devices)
+            return parameters(model) - shared_tables.entries(found) + read
         case _:
             return float(parameters(model))
 
 
-def training_memory(job: TrainingJob, model: Model, scenario: Scenario, devices: float = 1) -> dict[str, float]:
-    """Return the memory of one of `devices` devices by component [byte]."""
+def _touched_items(model: Bert4RecModel, positions: int) -> float:
+    """Return what a step updates: everything where all items are scored, else rows and biases of those it met."""
+    rows = model.items + bert4rec.SPECIAL_TOKENS
+    met = min(rows, positions + model.negatives) if model.negatives else rows
+    return float(parameters(model) - (rows - met) * (model.hidden_size + 1))
+
+
+def training_memory(
+    job: TrainingJob, model: Model, scenario: Scenario, devices: int = 1, hardware: Hardware | None = None
+) -> dict[str, float]:
+    """Return the memory of the fullest of `devices` devices by component [byte].
+
+    Parameters
+    ----------
+    hardware
+        Whose memory decides how devices share tables; without it all keep as much, the least there is.
+    """
     match model:
         case TransformerModel():
             kept = memory.transformer_activations(
@@ -205,23 +242,23 @@ def training_memory(job: TrainingJob, model: Model, scenario: Scenario, devices:
             kept = rows * (8 * model.hidden_size + 2 * model.items) * memory.value_bytes(job.dtype)
         case IdRankerModel():
             kept = memory.transformer_activations(embedding.body(model), job.batch, 2, job.dtype)
-        case DlrmModel() | HstuModel():
-            return _tables_memory(job, model, scenario, devices)
+        case Bert4RecModel():
+            kept = _item_activations(job, model, scenario.audience.history)
+        case DlrmModel() | HstuModel() | TwoTowerModel():
+            placed = None if hardware is None else _placed(job, model, scenario, hardware, devices)
+            return shared_tables.memory_parts(job, model, scenario, devices, placed)
         case _:
             kept = job.batch * 4.0 * 1024
     parts = memory.training(model, job.dtype, job.optimizer, kept)
     return {name: float(size) for name, size in parts.items()}
 
 
-def _tables_memory(job: TrainingJob, model: LookUpModel, scenario: Scenario, devices: float) -> dict[str, float]:
-    """Return the memory of one device where `devices` devices share the tables [byte]."""
-    candidates = 1 if isinstance(model, DlrmModel) else TARGETS
-    kept = memory.look_up_activations(
-        model, job.batch, scenario.audience.history, candidates, job.dtype, kept=True
-    )  # fmt: skip
-    touched = touched_parameters(job, model, scenario)
-    parts = memory.training_of_tables(model, job.dtype, job.optimizer, touched, devices, kept)
-    return {name: float(size) for name, size in parts.items()}
+def _item_activations(job: TrainingJob, model: Bert4RecModel, events: int) -> Amount:
+    """Return what BERT4Rec keeps for its backward pass [byte]: body, four states of each mask, scores."""
+    built, rows = item_transformer(model), job.batch * masked_positions(model, events)
+    states = 4 * rows * model.hidden_size * max(memory.value_bytes(job.dtype), 2)
+    scores = bert4rec.score_bytes(built, rows, job.dtype, model.negatives)
+    return memory.transformer_activations(built.body, job.batch, events, job.dtype) + states + scores
 
 
 def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer) -> TrainingRun:
@@ -246,8 +283,10 @@ def fewest_devices(job: TrainingJob, model: Model, scenario: Scenario, trainer: 
 def _fewest(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer) -> int:
     """Return the fewest devices that a layout needs and that hold the job, `max_devices` where none do."""
     hardware = trainer.device.hardware
+    if isinstance(model, TableModel):
+        return shared_tables.fewest_devices(job, model, scenario, hardware)
     if not isinstance(model, TransformerModel) or not trainer.knows_frameworks:
-        return _fewest_that_hold(job, model, scenario, hardware)
+        return 1
     layout = job.parallel
     devices = 1 if layout == "auto" else layout.tensor * layout.pipeline * layout.context
     while devices < job.max_devices:
@@ -257,15 +296,6 @@ def _fewest(job: TrainingJob, model: Model, scenario: Scenario, trainer: Trainer
             return devices
         devices = min(2 * devices, job.max_devices)
     return devices
-
-
-def _fewest_that_hold(job: TrainingJob, model: Model, scenario: Scenario, hardware: Hardware) -> int:
-    """Return the fewest devices that share what can be shared and each hold the rest; 1 where nothing is shared."""
-    whole, alone = (sum(training_memory(job, model, scenario, devices).values()) for devices in (1, math.inf))
-    if hardware.memory is None or whole == alone:
-        return 1
-    room = hardware.memory.value - memory.reserve(hardware.memory.value, hardware.kind) - alone
-    return min(math.ceil((whole - alone) / room), job.max_devices) if room > 0 else job.max_devices
 
 
 def fits(parts: Mapping[str, float], hardware: Hardware) -> tuple[float, float] | None:

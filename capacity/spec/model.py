@@ -150,6 +150,74 @@ class HstuModel(Spec):
         return self
 
 
+class EncoderTower(Spec):
+    """One side of a two-tower model: a bag of embeddings a table beside dense features, then linear layers."""
+
+    tables: tuple[Count, ...] = ()
+    """Rows of each embedding table; the first is that of the users, or of the items."""
+    lookups: tuple[Count, ...] = ()
+    """Rows that a sample looks up in each table and sums (multi-hot); one when left out."""
+    embedding_size: Count = 1
+    """Values of a row."""
+    dense_features: CountAmount = 0
+    layers: Widths
+    """Layers with rectifiers between; the last is as wide as the vector."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> EncoderTower:
+        if self.lookups and len(self.lookups) != len(self.tables):
+            raise ValueError(f"lookups names {len(self.lookups)} tables, and there are {len(self.tables)}")
+        if not self.tables and not self.dense_features:
+            raise ValueError("a tower needs tables or dense_features")
+        return self
+
+
+class TwoTowerModel(Spec):
+    """Two towers: the vectors of a user and of an item meet in a dot; the other items of a batch are negatives."""
+
+    id: Id
+    name: str
+    family: Literal["two-tower"]
+    source: str
+    user: EncoderTower
+    item: EncoderTower
+    normed: bool = True
+    """Whether vectors are brought to length one before their dot."""
+
+    @model_validator(mode="after")
+    def _equally_wide(self) -> TwoTowerModel:
+        widths = self.user.layers[-1], self.item.layers[-1]
+        if widths[0] != widths[1]:
+            raise ValueError(f"vectors must be equally wide, not {widths[0]} (user) and {widths[1]} (item)")
+        return self
+
+
+class Bert4RecModel(Spec):
+    """BERT4Rec: a history of items as tokens of a bidirectional transformer that predicts masked ones."""
+
+    id: Id
+    name: str
+    family: Literal["bert4rec"]
+    source: str
+    items: Count
+    hidden_size: Count
+    """Values of an item's embedding and of a position's state; the feed-forward part is four times as wide."""
+    layers: Count
+    heads: Count
+    positions: Count
+    """Longest sequence, the mask of the next item included."""
+    masked: Annotated[Fraction, Field(gt=0)]
+    """Share of a sequence's positions that training masks and predicts; at least one is."""
+    negatives: CountAmount = 0
+    """Items that a training step scores instead of all: a sample that the whole batch shares; 0: all."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Bert4RecModel:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+
 class Point(Spec):
     """How far a search went, and what it found."""
 
@@ -179,7 +247,8 @@ class IndexPoints(Spec):
 
 Model: TypeAlias = (
     TransformerModel | LstmModel | FactorizationModel | IdRankerModel | FusionScorerModel | DlrmModel | HstuModel
-)
+    | TwoTowerModel | Bert4RecModel
+)  # fmt: skip
 MODEL_FAMILIES: dict[str, type[Model]] = {
     "transformer": TransformerModel,
     "lstm": LstmModel,
@@ -188,4 +257,6 @@ MODEL_FAMILIES: dict[str, type[Model]] = {
     "fusion-scorer": FusionScorerModel,
     "dlrm": DlrmModel,
     "hstu": HstuModel,
+    "two-tower": TwoTowerModel,
+    "bert4rec": Bert4RecModel,
 }

@@ -231,9 +231,9 @@ class ScoreStage(_Stage):
 
 
 class NextItemStage(_Stage):
-    """An LSTM reads the user's history and scores the whole catalogue."""
+    """A sequence model reads the user's history and scores the whole catalogue: an LSTM, or BERT4Rec."""
 
-    family: ClassVar[str] = "lstm"
+    families: ClassVar[tuple[str, ...]] = ("lstm", "bert4rec")
     task: Literal["next-item"]
     model: str
 

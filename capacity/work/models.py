@@ -6,7 +6,9 @@ from typing import TypeAlias
 
 from capacity.errors import CapacityError
 from capacity.spec.model import (
+    Bert4RecModel,
     DlrmModel,
+    EncoderTower,
     FactorizationModel,
     FusionScorerModel,
     HstuModel,
@@ -14,11 +16,14 @@ from capacity.spec.model import (
     LstmModel,
     Model,
     TransformerModel,
+    TwoTowerModel,
 )
-from capacity.work import embedding, interaction, recurrent, retrieval, sequential
+from capacity.work import bert4rec, embedding, interaction, recurrent, retrieval, sequential, two_tower
 from capacity.work.architecture import Transformer
+from capacity.work.bert4rec import Bert4Rec
 from capacity.work.huggingface import transformer
 from capacity.work.operations import Amount
+from capacity.work.two_tower import Tower, TwoTower
 
 LookUpModel: TypeAlias = DlrmModel | HstuModel
 """Models that are nearly all tables, of which a request reads a few rows."""
@@ -44,6 +49,23 @@ def reading(model: TransformerModel, tokens: int) -> Transformer:
     return built
 
 
+def item_transformer(model: Bert4RecModel) -> Bert4Rec:
+    """Return the transformer over items of a BERT4Rec profile."""
+    return bert4rec.bert4rec(model.items, model.hidden_size, model.layers, model.heads, model.positions)
+
+
+def two_towers(model: TwoTowerModel) -> TwoTower:
+    """Return both encoders of a two-tower profile."""
+    return TwoTower(user=_tower("user", model.user), item=_tower("item", model.item), normed=model.normed)
+
+
+def _tower(name: str, tower: EncoderTower) -> Tower:
+    return Tower(
+        name=name, tables=tower.tables, embedding_size=tower.embedding_size, layers=tower.layers,
+        lookups=tower.lookups, dense_features=tower.dense_features,
+    )  # fmt: skip
+
+
 def parameters(model: Model) -> int:
     """Return the number of parameters; equal to that of the real torch module."""
     match model:
@@ -61,6 +83,10 @@ def parameters(model: Model) -> int:
             count = interaction.parameters(model)
         case HstuModel():
             count = sequential.parameters(model)
+        case TwoTowerModel():
+            count = two_tower.parameters(two_towers(model))
+        case Bert4RecModel():
+            count = bert4rec.parameters(item_transformer(model))
     return count
 
 
@@ -80,17 +106,18 @@ def vector_width(model: Model) -> int:
     """Return the length of the vector that represents a text or an item."""
     match model:
         case TransformerModel():
-            return architecture(model).layer.hidden
-        case LstmModel():
-            return model.hidden_size
+            width = architecture(model).layer.hidden
+        case LstmModel() | HstuModel() | Bert4RecModel():
+            width = model.hidden_size
         case FactorizationModel():
-            return model.factors
+            width = model.factors
         case IdRankerModel() | DlrmModel():
-            return model.embedding_size
+            width = model.embedding_size
         case FusionScorerModel():
-            return model.item_size
-        case HstuModel():
-            return model.hidden_size
+            width = model.item_size
+        case TwoTowerModel():
+            width = model.item.layers[-1]
+    return width
 
 
 def pruned(model: Model, kept: float) -> Model:
@@ -119,7 +146,8 @@ FEED_FORWARD = ("intermediate_size", "moe_intermediate_size", "n_inner", "hidden
 def resized(model: Model, items: int, users: int) -> Model:
     """Return `model` with tables for `items` items and `users` users; models without such tables as they are.
 
-    Of an HSTU the first table is that of the items and the first context that of the users.
+    Of an HSTU the first table is that of the items and the first context that of the users; of two towers the first
+    table of each.
 
     Examples
     --------
@@ -128,11 +156,18 @@ def resized(model: Model, items: int, users: int) -> Model:
     >>> resized(model, 200, 100).items
     200
     """
-    if isinstance(model, LstmModel):
+    if isinstance(model, LstmModel | Bert4RecModel):
         return model.model_copy(update={"items": items})
     if isinstance(model, FactorizationModel | IdRankerModel):
         return model.model_copy(update={"items": items, "users": users})
     if isinstance(model, HstuModel):
         contexts = (users, *model.contexts[1:]) if model.contexts else ()
         return model.model_copy(update={"tables": (items, *model.tables[1:]), "contexts": contexts})
+    if isinstance(model, TwoTowerModel):
+        return model.model_copy(update={"user": _first(model.user, users), "item": _first(model.item, items)})
     return model
+
+
+def _first(tower: EncoderTower, rows: int) -> EncoderTower:
+    """Return the tower with `rows` rows in its first table, if it has one."""
+    return tower.model_copy(update={"tables": (rows, *tower.tables[1:])}) if tower.tables else tower

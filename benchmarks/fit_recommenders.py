@@ -4,8 +4,8 @@
 
 For each framework and phase two numbers: seconds a call and bytes per second, with the least mean |ln error| (errors
 beyond a factor of four count as that). Printed beside them: errors without them, as fitted, with each device left out,
-and with each network left out where a framework ran several. The numbers go into `FRAMEWORKS` of
-capacity/validate/recommenders.py by hand; their log_sigma is that of devices left out.
+and with each network left out where a framework ran several. The numbers go into `recommender_frameworks` of
+hardware_profiles/calibrations/shared.yaml by hand; their log_sigma is that of devices left out.
 """
 
 from __future__ import annotations

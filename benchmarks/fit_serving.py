@@ -32,7 +32,7 @@ from capacity.work.decoder_step import HALF
 from capacity.work.operations import Collective
 
 FILE = Path("hardware_profiles/calibrations/shared.yaml")
-BEGIN, END = "# --- fitted by benchmarks/fit_serving.py ---\n", "# --- fitted by benchmarks/fit_shipped.py"
+BEGIN, END = "# --- fitted by benchmarks/fit_serving.py ---\n", "# --- fitted by benchmarks/fit_recommenders.py"
 TOKEN = (
     "kernels", "exchange", "layer", "expert_layer", "quantized_layer", "grouped_layer", "step", "single_step",
     "sequence",

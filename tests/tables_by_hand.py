@@ -128,7 +128,12 @@ FITS = (
 )  # fmt: skip
 CONTEXT = validate.Context(
     calibrations=[calibration(BOARD, *(kernel_fit(key, typical(key)) for key in FITS))],
-    shared=shared(engine_steps=catalogue.shared().engine_steps, training_steps=catalogue.shared().training_steps),
+    shared=shared(
+        engine_steps=catalogue.shared().engine_steps,
+        training_steps=catalogue.shared().training_steps,
+        recommender_frameworks=catalogue.shared().recommender_frameworks,
+        training_rounds=catalogue.shared().training_rounds,
+    ),
 )
 
 

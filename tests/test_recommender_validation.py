@@ -11,7 +11,7 @@ import pytest
 from capacity import catalogue, validate
 from capacity.validate import searches
 from capacity.validate.recommender_work import DEEP_LAYERS, NETWORKS
-from capacity.validate.recommenders import FRAMEWORKS, multiplied, run
+from capacity.validate.recommenders import multiplied, run
 from capacity.work.operations import total_flop
 from capacity.work.retrieval import ExactIndex, GraphIndex, InvertedIndex
 
@@ -87,10 +87,11 @@ def test_frameworks_multiply_in_tf32_where_the_device_can():
 
 
 def test_a_call_costs_its_operations_and_what_the_framework_adds():
-    added = FRAMEWORKS["Triton Merlin HPS + TensorRT", "infer"]
+    name = ("Triton Merlin HPS + TensorRT", "infer")
+    (added,) = (item for item in CONTEXT.shared.recommender_frameworks if (item.framework, item.phase) == name)
     found = run(DLRM, pd.Series(DLRM))
     step_s = float(found.step(CONTEXT).value)
-    call_s = step_s + added.call_s + 4096 * (26 + 13) * 4 / added.bytes_per_s
+    call_s = step_s + added.call + 4096 * (26 + 13) * 4 / added.samples
     assert predicted(DLRM)["predicted"][0] == pytest.approx(4096 / call_s)
     assert step_s > 0
 

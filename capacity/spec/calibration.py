@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype, Hardware
 from capacity.spec.quantity import Count, CountAmount, Duration, Factor, Id, LogSigma, Number, Seconds, Spec, Watts
+from capacity.spec.recommender_framework import RecommenderFramework
 from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.steps import EngineSteps, SubmissionAnchor
 from capacity.spec.training_engine import TrainingRounds, TrainingSteps
@@ -262,6 +263,8 @@ class Shared(Spec):
     """Engines that are only timed in whole models: their kernels on any GPU."""
     serving_engines: tuple[ServingEngine, ...] = ()
     """LLM engines: what their steps cost beside their kernels."""
+    recommender_frameworks: tuple[RecommenderFramework, ...] = ()
+    """Frameworks of recommenders: what their calls cost beside their operations."""
     training_steps: TrainingSteps | None = None
     """Training frameworks: what their steps cost beside their kernels."""
     training_rounds: TrainingRounds | None = None

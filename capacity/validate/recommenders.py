@@ -2,12 +2,11 @@
 
 A run's time is that of the network's operations on the device, plus what its framework adds: something for every call,
 and something for every byte that a sample brings. These two numbers are fitted for each framework on published runs
-(`FRAMEWORKS`); everything else is counted.
+(`recommender_frameworks` of calibrations/shared.yaml, by benchmarks/fit_recommenders.py); everything else is counted.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,50 +32,6 @@ Values = Mapping[str, Any]
 Mode = Literal["inference", "training"]
 MODES: Mapping[str, Mode] = {"infer": "inference", "evaluate": "inference", "train": "training"}
 VALUE = "value"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
-    """What a framework adds to the operations of a run, fitted.
-
-    Attributes
-    ----------
-    call_s
-        Time of one call beside its operations [s].
-    bytes_per_s
-        Rate at which the bytes of its samples pass [byte/s].
-    log_sigma
-        Scatter of the runs it was fitted on, with their device left out of the fit [1].
-    rows
-        How many these are.
-    """
-
-    call_s: float
-    bytes_per_s: float
-    log_sigma: float
-    rows: int
-
-
-FRAMEWORKS: Mapping[tuple[str, str], Added] = {
-    ("PyTorch", "infer"): Added(call_s=2.28e-4, bytes_per_s=1.40e10, log_sigma=0.538, rows=12),
-    ("PyTorch", "train"): Added(call_s=6.33e-4, bytes_per_s=math.inf, log_sigma=0.189, rows=28),
-    ("TensorFlow", "infer"): Added(call_s=7.53e-4, bytes_per_s=1.64e9, log_sigma=0.426, rows=26),
-    ("TensorFlow", "train"): Added(call_s=6.41e-3, bytes_per_s=8.48e8, log_sigma=0.892, rows=24),
-    ("TensorFlow2", "evaluate"): Added(call_s=7.45e-3, bytes_per_s=5.64e8, log_sigma=0.299, rows=132),
-    ("TensorFlow2", "infer"): Added(call_s=1.27e-3, bytes_per_s=8.59e8, log_sigma=0.330, rows=78),
-    ("TensorFlow2", "train"): Added(call_s=1.68e-4, bytes_per_s=9.83e8, log_sigma=0.540, rows=36),
-    ("Triton Merlin HPS + TensorRT", "infer"): Added(call_s=5.98e-4, bytes_per_s=7.60e8, log_sigma=0.196, rows=40),
-    ("Triton NVIDIA TensorRT", "infer"): Added(call_s=1.28e-3, bytes_per_s=3.62e9, log_sigma=0.167, rows=123),
-    ("Triton TensorFlow", "infer"): Added(call_s=1.73e-3, bytes_per_s=math.inf, log_sigma=0.644, rows=123),
-    ("Triton TensorFlow + TensorRT", "infer"): Added(call_s=1.01e-3, bytes_per_s=3.09e8, log_sigma=0.720, rows=128),
-    ("Triton TorchScript", "infer"): Added(call_s=7.63e-4, bytes_per_s=5.55e8, log_sigma=0.538, rows=36),
-}  # fmt: skip
-"""Fitted by benchmarks/fit_recommenders.py on published runs (NVIDIA/DeepLearningExamples) on A100, A30 and V100.
-
-Median error with the device left out 25.5 %, P90 66 %; with the network left out 38.5 % and 108 %; without these
-numbers 124 %. `log_sigma` is that of devices left out; where only one device was published (PyTorch and TorchScript
-infer) it is that of all frameworks. A rate of infinity is a fit that saw no cost of bytes.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,11 +148,13 @@ def samples_per_s(wanted: Run, context: Context) -> Estimate:
     CapacityError
         For a framework that no number was fitted for.
     """
-    if (wanted.framework, wanted.phase) not in FRAMEWORKS:
-        known = ", ".join(name for name, phase in FRAMEWORKS if phase == wanted.phase)
-        raise CapacityError(f"what {wanted.framework} adds to phase {wanted.phase} is not known; known are {known}")
-    added, step = FRAMEWORKS[wanted.framework, wanted.phase], wanted.step(context)
-    call_s = step.value + added.call_s + wanted.sent_bytes / added.bytes_per_s
+    known = {(item.framework, item.phase): item for item in context.shared.recommender_frameworks}
+    if (wanted.framework, wanted.phase) not in known:
+        others = ", ".join(name for name, phase in known if phase == wanted.phase)
+        raise CapacityError(f"what {wanted.framework} adds to phase {wanted.phase} is not known; known are {others}")
+    added, step = known[wanted.framework, wanted.phase], wanted.step(context)
+    sent_s = wanted.sent_bytes / added.samples if added.samples else 0.0
+    call_s = step.value + added.call + sent_s
     errors = {f"{wanted.phase} in {wanted.framework}": added.log_sigma}
     return Estimate(wanted.batch * wanted.devices / call_s, errors, weakest([step.basis, "calibrated"]))
 

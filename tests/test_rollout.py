@@ -209,7 +209,7 @@ def test_an_inverted_index_learns_and_assigns_by_products_with_its_centroids():
     stage = RetrieveStage(name="a", task="retrieve", width=64, top=5, index="ivf", lists=100, probes=4)
     work = jobs.build_operations(stage, Context(scenario=old, models={}), 200)
     products = sum(op.flop * op.count for op in work if op.operation == "gemm")
-    assert products == pytest.approx(2 * 64 * 100 * (25 * 25_600 + 100_000))  # 256 vectors for each of 100 lists
+    assert products == pytest.approx(2 * 64 * 100 * (10 * 25_600 + 100_000))  # 256 vectors for each of 100 lists
 
 
 def test_a_graph_takes_longer_the_more_candidates_it_keeps():

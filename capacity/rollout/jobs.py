@@ -10,7 +10,7 @@ from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import Phase
 from capacity.money.ownership import MONTH_S
-from capacity.phases import serving_step
+from capacity.phases import batch, serving_step
 from capacity.phases.serving_step import Context
 from capacity.plan import JobPlan, Violation
 from capacity.planner import Inputs
@@ -21,15 +21,9 @@ from capacity.spec.scenario import BatchJob, Scenario
 from capacity.spec.stages import EncodeStage, RetrieveStage
 from capacity.timing.band import Estimate
 from capacity.timing.device import Device
-from capacity.work.operations import Gemm, Operation, Streaming, TopK, repeated
-from capacity.work.retrieval import CODEWORDS, GraphIndex, InvertedIndex
-
-ITERATIONS, POINTS = 25, 256
-"""Passes of k-means, and most vectors for each list that it learns from (defaults of faiss's ClusteringParameters)."""
-QUERIES = 1024
-"""Vectors that are put into an index at once (assumed)."""
-UNSURE = 1.0
-"""Standard deviation of the logarithm of the time that building an index takes: nobody measured one (assumed)."""
+from capacity.work import building
+from capacity.work.operations import Operation, repeated
+from capacity.work.retrieval import Index
 
 
 def encode_jobs(new: Scenario, changed: Sequence[BatchJob], policy: Rollout) -> tuple[BatchJob, ...]:
@@ -104,9 +98,7 @@ def build_phase(stage: RetrieveStage, device: Device, context: Context, policy: 
     CapacityError
         When it misses the deadline on the most devices allowed.
     """
-    time = device.step(build_operations(stage, context, policy.build_effort))
-    if stage.index != "exact":
-        time = time.widened("building an index", UNSURE, "assumed")
+    time = batch.build_time(_part(stage, context), device, policy.build_effort).scaled(stage.shards)
     devices = max(1, min(math.ceil(float(time.value) / policy.deadline), policy.max_devices))
     duration = time.scaled(1 / devices)
     if float(duration.value) > policy.deadline:
@@ -127,10 +119,7 @@ _BUILDS = {
 
 
 def build_operations(stage: RetrieveStage, context: Context, effort: int) -> tuple[Operation, ...]:
-    """Return what building all shards of an index executes.
-
-    A graph grows by searching it for the neighbors of every vector (Malkov & Yashunin 2020, algorithm 1), here in the
-    finished graph: the most that a search takes. Learning codewords is left out beside coding every vector with them.
+    """Return what building all shards of an index executes; each shard learns lists and codewords of its own.
 
     Examples
     --------
@@ -139,32 +128,11 @@ def build_operations(stage: RetrieveStage, context: Context, effort: int) -> tup
     >>> from capacity import catalogue
     >>> tower = catalogue.scenario("gpt2-two-tower", settings=["catalogue.items=1000"])
     >>> stage = RetrieveStage(name="a", task="retrieve", width=128, top=5, dtype="fp16")
-    >>> [op.moved_bytes for op in build_operations(stage, Context(scenario=tower, models={}), 200)]
-    [512000]
+    >>> [op.moved_bytes * op.count for op in build_operations(stage, Context(scenario=tower, models={}), 200)]
+    [512000.0]
     """
-    items = context.scenario.catalogue.items
-    dtype = stage.dtype if stage.dtype in {"fp32", "fp16", "bf16"} else "fp16"
-    written = Streaming(kind="copy", elements=items * stage.width, dtype=dtype, label="vectors")
-    parts = serving_step.index(stage, replace(context, tensor_parallel=1))
-    if isinstance(parts, GraphIndex):
-        search = replace(parts, breadth=effort).search(QUERIES, 2 * stage.links)
-        return (written, *repeated(search, items / QUERIES))
-    if isinstance(parts, InvertedIndex):
-        lists, width = stage.lists, stage.width
-        learnt = ITERATIONS * min(POINTS * lists, items)
-        near = (
-            Gemm(m=QUERIES, n=lists, k=width, dtype=dtype, label="centroids"),
-            TopK(rows=QUERIES, columns=lists, k=1, dtype=dtype, label="nearest list"),
-        )
-        return (written, *repeated(near, (learnt + items) / QUERIES), *_coded(stage, items))
-    return (written,)
+    return repeated(building.build(_part(stage, context), effort), stage.shards)
 
 
-def _coded(stage: RetrieveStage, items: int) -> tuple[Operation, ...]:
-    """Return the products of each vector's parts with their codewords, of which the nearest is its code."""
-    if stage.index != "pq":
-        return ()
-    product = Gemm(
-        m=QUERIES, n=CODEWORDS, k=stage.width / stage.code_bytes, batch=stage.code_bytes, dtype="fp32", label="codes"
-    )  # fmt: skip
-    return repeated((product,), items / QUERIES)
+def _part(stage: RetrieveStage, context: Context) -> Index:
+    return serving_step.index(stage, replace(context, tensor_parallel=1))

@@ -84,6 +84,18 @@ class BatchJob(Spec):
     tokens: TextLength = "item"
     width: Count | None = None
     """Values of an indexed vector; by default the model's."""
+    index: Literal["exact", "ivf", "hnsw", "pq"] = "exact"
+    """What is built, named as in a retrieve stage."""
+    lists: Count = 1024
+    """Lists that k-means parts the vectors into (ivf, pq)."""
+    links: Annotated[Count, Field(ge=2)] = 32
+    """Neighbors a vector of the graph keeps (hnsw's M)."""
+    code_bytes: Count = 64
+    """Bytes of a compressed vector (pq)."""
+    build_effort: Count = 200
+    """Candidates kept while a graph is built (hnsw's efConstruction; 200 is the default of RcppHNSW's `hnsw_build`)."""
+    learn_share: Annotated[Fraction, Field(gt=0)] = 1
+    """Share of the vectors that k-means may learn from; it takes at most 256 for each centroid (faiss' default)."""
     batch: Count = 64
     dtype: Dtype = "fp16"
     every: Seconds
@@ -96,6 +108,10 @@ class BatchJob(Spec):
             raise ValueError("an encode job needs a model")
         if self.task == "index" and self.model is None and self.width is None:
             raise ValueError("an index job needs a model or a width")
+        if self.index == "pq" and self.width is not None and self.code_bytes > self.width:
+            raise ValueError(f"code_bytes {self.code_bytes} for vectors of only {self.width} values")
+        if self.task == "encode" and self.index != "exact":
+            raise ValueError(f"an encode job builds no index, got index {self.index!r}: add a job with task index")
         return self
 
 

@@ -35,6 +35,8 @@ CalibrationFile = Annotated[
     list[str] | None, typer.Option("--calibration", "-c", help="Calibration file to use first.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+OutlookFile = Annotated[Path | None, typer.Option("--outlook", help="YAML of what to expect; default: assumed.")]
+How = Annotated[list[str] | None, typer.Option("--with", "-w", help="KEY=VALUE of the outlook; repeatable.")]
 Today = Annotated[str | None, typer.Option("--today", help="Date prices are judged at, YYYY-MM-DD; default today.")]
 
 
@@ -91,7 +93,9 @@ def compare(
 def report(
     scenario: Scenario, hardware: Hardware = None, override: Override = None, settings: Setting = None,
     calibration: CalibrationFile = None, today: Today = None,
-    format_: Annotated[str, typer.Option("--format", "-f", help="markdown, html, csv or json.")] = "markdown",
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="markdown, html, csv, json, focus or xlsx (to a file).")
+    ] = "markdown",
     output: Annotated[Path | None, typer.Option("--output", "-O", help="File to write; default stdout.")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -178,6 +182,36 @@ def rollout(
     request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
     wish = rolling.Wish(stage=stage, model=model, to=tuple(to or ()), how=tuple(how or ()))
     raise typer.Exit(rolling.show(request, wish, as_json=as_json))
+
+
+@app.command()
+def forecast(
+    scenario: Scenario, outlook: OutlookFile = None, how: How = None, hardware: Hardware = None,
+    override: Override = None, settings: Setting = None, calibration: CalibrationFile = None, today: Today = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Forecast the bill of the coming months: growth, seasons, terms, new hardware. Exit 1 if no device will do."""
+    from capacity.commands import forecasting, planning
+
+    request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
+    wish = forecasting.Wish(file=outlook, how=tuple(how or ()))
+    raise typer.Exit(forecasting.show_forecast(request, wish, as_json=as_json))
+
+
+@app.command()
+def risk(
+    scenario: Scenario, outlook: OutlookFile = None, how: How = None,
+    draws: Annotated[int, typer.Option(min=100, max=1_000_000, help="Futures to draw.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same futures.")] = 0, hardware: Hardware = None,
+    override: Override = None, settings: Setting = None, calibration: CalibrationFile = None, today: Today = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Show how sure a forecast is: bands, budget, what moves it most, least regret. Exit 1 if no device will do."""
+    from capacity.commands import forecasting, planning
+
+    request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
+    wish = forecasting.Wish(file=outlook, how=tuple(how or ()), draws=draws, seed=seed)
+    raise typer.Exit(forecasting.show_risk(request, wish, as_json=as_json))
 
 
 @app.command()

@@ -83,7 +83,7 @@ def test_a_wrong_flag_of_plan_is_refused(flags, said):
         ),
         (("compare", SHOP, "-o", "growth", "--fail-over", "5 GB"), "--fail-over: '5 GB' has no unit of fraction"),
         (("compare", SHOP, "-o", "growth", "--fail-over", "nan"), "--fail-over: 'nan' is not a quantity"),
-        (("report", SHOP, "--format", "pdf"), "unknown format 'pdf'; known: csv, html, json, markdown"),
+        (("report", SHOP, "--format", "pdf"), "unknown format 'pdf'; known: csv, focus, html, json, markdown, xlsx"),
         (("hardware", "show", "t44"), "unknown hardware profile 't44'; did you mean t4?"),
         (("hardware", "check", "t44"), "unknown hardware profile 't44'; did you mean t4?"),
         (("model", "show", "bert-bas"), "unknown model profile 'bert-bas'; did you mean bert-base"),

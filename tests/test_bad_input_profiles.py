@@ -75,7 +75,7 @@ def test_a_check_of_several_profiles_names_the_faults_of_all():
 
 MODEL_FAULTS = {
     "an unknown family": ("transformer", "⌖transformr", "unknown family 'transformr'; did you mean transformer?"),
-    "a list for a family": ("transformer", "⌖[a]", "unknown family ['a']; known: dlrm, factorization"),
+    "a list for a family": ("transformer", "⌖[a]", "unknown family ['a']; known: bert4rec, dlrm, factorization"),
     "a family of other keys": ("transformer", "lstm", "missing key 'items'"),
     "an unknown key": ("head: none", "⌖heads: none", "unknown key 'heads'; did you mean head?"),
     "an unknown head": ("none", "⌖two", "head: input should be 'none', 'language-model', 'classification' or 'pooler'"),

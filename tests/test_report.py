@@ -24,7 +24,8 @@ from capacity.units import text, usd
 UNIT_SUFFIXES = ("_s", "_bytes", "_flop", "_usd", "_per_month", "_requests", "_fraction", "_per_s", "_per_second")
 COUNTS = {
     "version", "rank", "devices", "devices_p10", "devices_p90", "replicas", "spare_replicas", "replicas_p10",
-    "replicas_p90", "devices_per_replica", "quantity", "errors",
+    "replicas_p90", "devices_per_replica", "quantity", "errors", "steps", "largest_batch", "longest_tokens",
+    "largest_catalogue_items",
 }  # fmt: skip
 """Keys of pure numbers; the unit of `quantity` stands beside it, errors are log standard deviations."""
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from capacity.report.cells import Table as ReportTable
 
 WIDTH = 120
-FORMATS = ("markdown", "html", "csv", "json")
+FORMATS = ("markdown", "html", "csv", "json", "focus")
+"""Formats that are text: to a file, or to standard output."""
+WORKBOOK = "xlsx"
+"""The format that is no text: to a file only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,14 @@ class Request:
             settings=tuple(settings or ()), calibrations=tuple(calibrations or ()), today=day,
         )  # fmt: skip
 
+    def read(self) -> tuple[documents.Document, Scenario]:
+        """Return the scenario with overrides and settings, as written and as data."""
+        document = catalogue.scenario_document(self.scenario, self.overrides, self.settings)
+        return document, documents.validated(document, Scenario)
+
     def plan(self) -> Plan:
         """Return the plan that is asked for."""
-        document = catalogue.scenario_document(self.scenario, self.overrides, self.settings)
-        scenario = documents.validated(document, Scenario)
+        document, scenario = self.read()
         given = planner.inputs(scenario, self.calibrations, self.today, document)
         if not self.hardware:
             references.devices(scenario, document, partial(planner.profile, given=given))
@@ -253,23 +260,31 @@ def _rise(before: Plan, after: Plan) -> float | None:
 
 def write_report(request: Request, format_: str, output: Path | None) -> int:
     """Write the report of a plan to a file or standard output; exit 1 when no option is feasible."""
-    if format_ not in FORMATS:
-        raise UnknownNameError("format", format_, FORMATS)
+    if format_ not in {*FORMATS, WORKBOOK}:
+        raise UnknownNameError("format", format_, (*FORMATS, WORKBOOK))
+    if format_ == WORKBOOK and output is None:
+        raise InputError(f"--format {WORKBOOK} is no text for the screen; name a file with --output")
     plan = request.plan()
-    content = rendered(plan, format_)
     if output is None:
-        print(content, end="")
+        print(rendered(plan, format_), end="")
     else:
-        files.write_text(output, content)
+        files.write_bytes(output, _workbook(request, plan) if format_ == WORKBOOK else rendered(plan, format_).encode())
         console(stderr=True).print(f"wrote {output}", markup=False)
     return 0 if plan.best else 1
 
 
+def _workbook(request: Request, plan: Plan) -> bytes:
+    from capacity.report import xlsx
+
+    return xlsx.render(plan, request.read()[1])
+
+
 def rendered(plan: Plan, format_: str) -> str:
     """Return a plan in one of `FORMATS`."""
-    from capacity.report import csv_report, html, json_report, markdown
+    from capacity.report import csv_report, focus, html, json_report, markdown
 
     writers: dict[str, Callable[[Plan], str]] = {
         "markdown": markdown.render, "html": html.render, "csv": csv_report.costs, "json": json_report.dumps,
+        "focus": focus.render,
     }  # fmt: skip
     return writers[format_](plan)

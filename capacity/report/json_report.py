@@ -198,9 +198,10 @@ def _training(found: TrainingDetail) -> Json:
         "step_s": _estimate(found.step),
         "parts_s": {name: float(seconds) for name, seconds in found.parts_s.items()},
         **_numbers({
-            "mfu": NO_RATE if found.mfu is None else found.mfu, "hfu": NO_RATE if found.hfu is None else found.hfu,
+            "mfu_fraction": NO_RATE if found.mfu is None else found.mfu,
+            "hfu_fraction": NO_RATE if found.hfu is None else found.hfu,
         }),
-        "useful": float(found.useful),
+        "useful_fraction": float(found.useful),
         **_numbers({
             name: finite(getattr(found, name), "not searched")
             for name in ("tokens_per_s", "largest_batch", "longest_tokens")

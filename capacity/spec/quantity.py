@@ -49,6 +49,7 @@ Watts = Annotated[float, _reader("watts"), Field(gt=0, le=1e9), _schema("watts",
 PerSecond = Annotated[float, _reader("per second"), Field(gt=0, le=1e12), _schema("per second", exclusiveMinimum=0)]
 RateAmount = Annotated[float, _reader("per second"), Field(ge=0, le=1e12), _schema("per second", minimum=0)]
 Fraction = Annotated[float, _reader("fraction"), Field(ge=0, le=1), _schema("fraction", minimum=0, maximum=1)]
+Change = Annotated[float, _reader("fraction"), Field(gt=-1, le=1), _schema("fraction", minimum=-1, maximum=1)]
 Factor = Annotated[float, _reader("count"), Field(gt=0, le=1e6), _schema("count", exclusiveMinimum=0)]
 Number = Annotated[float, _reader("count"), Field(ge=0, le=1e18), _schema("count", minimum=0)]
 LogSigma = Annotated[float, _reader("count"), Field(ge=0, le=10), _schema("count", minimum=0, maximum=10)]

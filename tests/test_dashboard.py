@@ -25,7 +25,9 @@ from capacity.report import kernels, sentence
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("plan", "serving", "training", "levers", "hardware", "scenario", "accuracy", "method")
 RATE = "slide:traffic.peak_rate"
-DOWNLOADS = {"download:html", "download:markdown", "download:csv", "download:json", "download:yaml"}
+DOWNLOADS = {
+    f"download:{kind}" for kind in ("html", "markdown", "csv", "json", "xlsx", "focus", "yaml")
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

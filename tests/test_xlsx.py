@@ -286,3 +286,16 @@ def test_libreoffice_computes_the_same(tmp_path):
     for option in plan().options:
         total = found.sheets[f"Bill {option.hardware}"][len(option.cost.lines) + 2, 6]
         assert total.value == pytest.approx(option.cost.usd, abs=CENT)
+
+
+def test_the_dashboard_hands_out_the_same_bytes():
+    from capacity import catalogue, planner
+    from capacity.pages import cached
+    from capacity.pages.state import View
+    from capacity.report import focus, xlsx
+
+    view = View(scenario="cross-encoder-rerank", hardware=("l4", "t4"))
+    scenario = catalogue.scenario("cross-encoder-rerank")
+    plan = planner.plan_scenario(scenario, ["l4", "t4"])
+    assert cached.report(view, "xlsx") == xlsx.render(plan, scenario)
+    assert cached.report(view, "focus") == focus.render(plan)

@@ -21,7 +21,7 @@ from capacity.errors import InputError, Problem
 from capacity.pages import state
 from capacity.pages.state import View
 from capacity.plan import Plan
-from capacity.report import csv_report, html, json_report, markdown, residuals
+from capacity.report import csv_report, focus, html, json_report, markdown, residuals
 from capacity.report.residuals import Points
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import Hardware
@@ -147,10 +147,17 @@ def scenario_yaml(view: View) -> str:
     return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
 
 
-def report(view: View, kind: str) -> str:
-    """Return the report of a view as html, markdown, csv or json."""
+def report(view: View, kind: str) -> str | bytes:
+    """Return the report of a view as html, markdown, csv, json, focus or xlsx."""
     answer = plan(view)
-    forms = {"html": html.render, "markdown": markdown.render, "csv": csv_report.options, "json": json_report.dumps}
+    if kind == "xlsx":
+        from capacity.report import xlsx  # noqa: PLC0415  (only a download needs the writer of workbooks)
+
+        return xlsx.render(answer, scenario(view))
+    forms = {
+        "html": html.render, "markdown": markdown.render, "csv": csv_report.options, "json": json_report.dumps,
+        "focus": focus.render,
+    }  # fmt: skip
     return forms[kind](answer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -19,6 +20,8 @@ FORMATS = {
     "markdown": ("Markdown", "text/markdown", "md"),
     "csv": ("CSV options", "text/csv", "csv"),
     "json": ("JSON plan", "application/json", "json"),
+    "xlsx": ("Workbook", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "xlsx"),
+    "focus": ("FOCUS rows", "text/csv", "focus.csv"),
 }
 
 
@@ -174,7 +177,9 @@ def hardware(view: View, label: str) -> None:
 
 def _downloads(view: View, found: Scenario) -> None:
     st.markdown("##### Take it away")
-    files = {kind: (partial(cached.report, view, kind), *form) for kind, form in FORMATS.items()}
+    files: dict[str, tuple[partial[Any], str, str, str]] = {
+        kind: (partial(cached.report, view, kind), *form) for kind, form in FORMATS.items()
+    }
     files["yaml"] = (partial(cached.scenario_yaml, view), "Scenario YAML", "application/yaml", "yaml")
     columns = st.columns(2)
     for place, (kind, (content, label, mime, suffix)) in enumerate(files.items()):

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from capacity import cli, documents
-from capacity.pages import cached, state
+from capacity.pages import cached, link, state
 from capacity.pages.state import View
 from capacity.report import kernels, sentence
 
@@ -214,7 +214,7 @@ def test_the_command_gives_the_same_numbers_as_the_download():
     app = opened(set=["traffic.peak_rate=100/s", "objective.latency=500 ms"], override="short-documents", hardware="l4")
     command = next(code.value for code in app.code if code.value.startswith("capacity plan"))
     done = CliRunner().invoke(cli.app, [*shlex.split(command)[1:], "--json"])
-    view, _ = state.from_query(query(app))
+    view, _ = link.from_query(query(app))
     assert json.loads(done.stdout) == json.loads(cached.report(view, "json"))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capacity import documents
 from capacity.errors import InputError, UnknownNameError
-from capacity.pages import controls, state
+from capacity.pages import controls, link, state
 from capacity.pages.state import View
 from capacity.units import parse
 
@@ -37,22 +37,22 @@ def no_scenario_of_the_operator(monkeypatch: pytest.MonkeyPatch):
     )
 )
 def test_a_view_comes_back_from_its_url(view):
-    assert state.from_query(state.to_query(view)) == (view, [])
+    assert link.from_query(link.to_query(view)) == (view, [])
 
 
 @settings(deadline=None)
 @given(
-    st.dictionaries(WORDS | st.sampled_from(state.PARAMETERS), st.lists(st.text(max_size=50), max_size=3), max_size=6)
+    st.dictionaries(WORDS | st.sampled_from(link.PARAMETERS), st.lists(st.text(max_size=50), max_size=3), max_size=6)
 )
 def test_no_url_raises(query):
-    asked, _ = state.from_query(query)
+    asked, _ = link.from_query(query)
     view, _ = state.checked(asked, HARDWARE)
     assert state.scenario(view)
 
 
 def test_only_differences_stand_in_the_url():
     view = state.put(EXAMPLE, "traffic.peak_rate", "75/s")
-    assert state.to_query(view) == {"scenario": [state.EXAMPLE], "set": ["traffic.peak_rate=75/s"]}
+    assert link.to_query(view) == {"scenario": [state.EXAMPLE], "set": ["traffic.peak_rate=75/s"]}
     assert state.put(view, "traffic.peak_rate", "37.5/s") == EXAMPLE
     assert state.put(view, "traffic.peak_rate", "37.5 requests/s") == EXAMPLE
 
@@ -121,24 +121,24 @@ def test_a_link_reads_no_file_of_this_machine(setting):
 
 def test_an_upload_travels_in_its_link():
     view = View(scenario="mine.yaml", text=TEXT)
-    assert state.from_query(state.to_query(view))[0] == view
-    assert len(state.to_query(view)["yaml"][0]) < state.LONGEST_PACKED
+    assert link.from_query(link.to_query(view))[0] == view
+    assert len(link.to_query(view)["yaml"][0]) < link.LONGEST_PACKED
 
 
 def test_an_upload_too_long_for_a_link_stays_out_of_it():
     noise = "".join(map(chr, range(0x4E00, 0x9E00)))
-    assert "yaml" not in state.to_query(View(scenario="mine.yaml", text=noise))
+    assert "yaml" not in link.to_query(View(scenario="mine.yaml", text=noise))
 
 
-@pytest.mark.parametrize("packed", ["%%%", "abcd", state.pack(TEXT)[:-20], state.pack("x" * 10_000_000)])
+@pytest.mark.parametrize("packed", ["%%%", "abcd", link.pack(TEXT)[:-20], link.pack("x" * 10_000_000)])
 def test_a_damaged_upload_is_said(packed):
-    view, problems = state.from_query({"yaml": [packed]})
+    view, problems = link.from_query({"yaml": [packed]})
     assert view.text == ""
     assert "yaml" in str(problems[0])
 
 
 def test_repeated_and_long_parameters_are_said():
-    view, problems = state.from_query({"scenario": ["a", "b"], "set": ["x" * 5000], "hardware": ["t4"] * 300})
+    view, problems = link.from_query({"scenario": ["a", "b"], "set": ["x" * 5000], "hardware": ["t4"] * 300})
     assert (view.scenario, view.settings, view.hardware) == ("a", (), ("t4",))
     assert len(problems) == 3
 
@@ -158,7 +158,7 @@ def test_a_view_is_a_command():
         "--hardware",
         "l4",
     ]
-    assert shlex.split(state.command(view)) == expected
+    assert shlex.split(link.command(view)) == expected
 
 
 @given(st.floats(1e-9, 1e12), st.sampled_from(["count", "seconds", "per second", "fraction"]))

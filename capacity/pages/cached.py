@@ -69,7 +69,7 @@ def _scenario(view: View, at: Stamp) -> Scenario:
 
 
 def plan(view: View) -> Plan:
-    """Return the plan of a view: the same that `capacity plan` prints for `state.command(view)`."""
+    """Return the plan of a view: the same that `capacity plan` prints for `link.command(view)`."""
     return _plan(view.question, stamp(), date.today())
 
 

@@ -13,7 +13,7 @@ import streamlit as st
 
 from capacity import charts, charts_serving, simulation
 from capacity.fleet.served import REQUESTS, Question, Serving
-from capacity.pages import cached, session, show, state
+from capacity.pages import cached, link, session, show, state
 from capacity.pages.state import View
 from capacity.report import serving as tables
 from capacity.report import serving_files, serving_json, serving_sentence
@@ -101,7 +101,7 @@ def command(view: View) -> str:
     """
     numbers = {"--requests": "" if view.day else view.requests, "--seed": view.seed}
     flags = [f"{flag} {value}" for flag, value in numbers.items() if value] + ["--day"] * bool(view.day)
-    return " ".join([state.command(view).replace("capacity plan", "capacity simulate", 1), *flags])
+    return " ".join([link.command(view).replace("capacity plan", "capacity simulate", 1), *flags])
 
 
 def _count(value: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import streamlit as st
 
 from capacity.errors import CapacityError, InputError, Problem
-from capacity.pages import cached, state
+from capacity.pages import cached, link, state
 from capacity.pages.show import escaped
 from capacity.pages.state import View
 from capacity.plan import Option, Plan
@@ -29,11 +29,11 @@ def current() -> View:
     said = {name: st.query_params.get_all(name) for name in st.query_params}
     clicked = memory.pop(CLICKED, False)
     if VIEW not in memory or (said and not clicked and said != memory.get(QUERY)):
-        asked, problems = state.from_query(said)
+        asked, problems = link.from_query(said)
         kept, more = state.checked(asked, cached.profiles())
         memory[VIEW], memory[PROBLEMS] = kept, [*problems, *more]
     view: View = memory[VIEW]
-    memory[QUERY] = state.to_query(view)
+    memory[QUERY] = link.to_query(view)
     if said != memory[QUERY]:
         st.query_params.from_dict(memory[QUERY])
     return view

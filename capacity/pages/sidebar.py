@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from capacity import documents
-from capacity.pages import cached, controls, session, state
+from capacity.pages import cached, controls, link, session, state
 from capacity.pages.controls import Choice, Quantity, Steps
 from capacity.pages.state import View
 from capacity.spec.scenario import Scenario
@@ -29,7 +29,7 @@ def show(view: View, pages: Sequence[st.Page], here: st.Page) -> None:
     """Draw the sidebar for `view` on the page `here`; its links carry the view, its inputs change it and so the URL."""
     with st.sidebar:
         for page in pages:
-            st.page_link(page, query_params=state.to_query(view), width="stretch")
+            st.page_link(page, query_params=link.to_query(view), width="stretch")
         st.divider()
         _scenario(view)
         with session.errors_shown():
@@ -192,6 +192,6 @@ def _downloads(view: View, found: Scenario) -> None:
 def _command(view: View) -> None:
     with st.expander("Share this view, or run it"):
         st.caption("The address of this page carries the whole view. The same question on the command line:")
-        st.code(state.command(view), language="bash", wrap_lines=True)
-        if view.text and "yaml" not in state.to_query(view):
+        st.code(link.command(view), language="bash", wrap_lines=True)
+        if view.text and "yaml" not in link.to_query(view):
             st.caption("This scenario is too long for a link: share its YAML file.")

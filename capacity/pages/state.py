@@ -1,23 +1,16 @@
-"""What a dashboard shows, as data: the view ⇄ URL query parameters ⇄ arguments of `capacity plan`.
-
-A view is a scenario and what differs from it: a link is short, readable, and also a command line. No Streamlit here.
-"""
+"""What a dashboard shows, as data: a scenario and what differs from it, checked. No Streamlit here."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
-import shlex
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from capacity import catalogue, documents, planner, references
 from capacity.documents import Document
-from capacity.errors import CapacityError, InputError, Problem, UnknownNameError, suggestion
+from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.spec.scenario import Scenario
 from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
@@ -25,16 +18,10 @@ from capacity.validate import KINDS
 EXAMPLE = "cross-encoder-rerank"
 SHOWN = ("device", "kernel", "kind", "requests", "seed", "day", "exact")
 """What only chooses what a page shows: the scenario and its plan do not depend on it."""
-PARAMETERS = ("scenario", "override", "set", "hardware", "option", *SHOWN, "yaml")
-SINGLE = ("scenario", "option", *SHOWN, "yaml")
 NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1), "exact": (1, 1)}
 """Least and most of what the Serving page simulates: larger runs belong to the command line."""
-MOST_VALUES = 200
-LONGEST_VALUE = 2000
 LONGEST_TEXT = 200_000
 """Characters of an uploaded scenario."""
-LONGEST_PACKED = 6000
-"""Characters of a packed scenario in a link: longer addresses break on their way through mail and proxies."""
 _FILE = re.compile(r"[/\\]|\.(ya?ml|json)$")
 _UNITS: dict[str, tuple[str, ...]] = {
     "count": ("B", "M", "k", ""),
@@ -79,129 +66,6 @@ class View:
 def default() -> View:
     """Return the view to open first: the scenario in $CAPACITY_SCENARIO, or the shipped example."""
     return View(scenario=os.environ.get("CAPACITY_SCENARIO") or EXAMPLE)
-
-
-def to_query(view: View) -> dict[str, list[str]]:
-    """Return the query parameters that carry `view`; `from_query` reads them back.
-
-    Examples
-    --------
-    >>> to_query(View(scenario="a", settings=("traffic.peak_rate=75/s",), hardware=("t4",)))
-    {'scenario': ['a'], 'set': ['traffic.peak_rate=75/s'], 'hardware': ['t4']}
-    """
-    packed = pack(view.text)
-    parts = {
-        "scenario": [view.scenario],
-        "override": list(view.overrides),
-        "set": list(view.settings),
-        "hardware": list(view.hardware),
-        "option": [view.option] if view.option else [],
-        **{name: [getattr(view, name)] if getattr(view, name) else [] for name in SHOWN},
-        "yaml": [packed] if packed and len(packed) <= LONGEST_PACKED else [],
-    }
-    return {name: values for name, values in parts.items() if values}
-
-
-def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None) -> tuple[View, list[Problem]]:
-    """Return the view that query parameters say, and what is wrong with them; what is wrong is left out.
-
-    Parameters
-    ----------
-    query
-        Name → every value of that name.
-    fallback
-        View whose scenario is used where the query names none; by default `default()`.
-
-    Examples
-    --------
-    >>> view, problems = from_query({"scenario": ["a"], "sett": ["b=3"]})
-    >>> view.scenario, str(problems[0])
-    ('a', "URL parameter 'sett': unknown; did you mean set or seed?")
-    """
-    problems: list[Problem] = []
-    said = {name: _values(name, query.get(name, ()), problems) for name in PARAMETERS}
-    problems += [
-        Problem(f"URL parameter {name[:60]!r}", f"unknown; {suggestion(name[:60], PARAMETERS)}")
-        for name in query
-        if name not in PARAMETERS
-    ]
-    text = ""
-    if said["yaml"]:
-        try:
-            text = unpack(said["yaml"][0])
-        except InputError as error:
-            problems += error.problems
-    view = View(
-        scenario=said["scenario"][0] if said["scenario"] else (fallback or default()).scenario,
-        overrides=tuple(dict.fromkeys(said["override"])), settings=tuple(dict.fromkeys(said["set"])),
-        hardware=tuple(dict.fromkeys(said["hardware"])), text=text,
-        **{name: said[name][0] if said[name] else "" for name in ("option", *SHOWN)},
-    )  # fmt: skip
-    return view, problems
-
-
-def _values(name: str, values: Sequence[str], problems: list[Problem]) -> list[str]:
-    """Return the usable values of one parameter; note what is dropped."""
-    where, most = f"URL parameter {name!r}", 1 if name in SINGLE else MOST_VALUES
-    longest = LONGEST_PACKED if name == "yaml" else LONGEST_VALUE
-    if len(values) > most:
-        problems.append(Problem(where, f"given {len(values)} times, the first {most} count"))
-    kept = []
-    for value in values[:most]:
-        if len(value) > longest:
-            problems.append(Problem(where, f"is longer than {longest:,} characters and left out"))
-        else:
-            kept.append(value)
-    return kept
-
-
-def pack(text: str) -> str:
-    """Return text as letters, digits, - and _ that fit a URL: compressed, then base64."""
-    return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode().rstrip("=") if text else ""
-
-
-def unpack(packed: str) -> str:
-    """Return the text that `pack` packed.
-
-    Raises
-    ------
-    InputError
-        When it is damaged, cut short, or larger than a scenario may be.
-
-    Examples
-    --------
-    >>> unpack(pack("id: a"))
-    'id: a'
-    """
-    text = _opened(packed)
-    if text is None:
-        raise InputError([Problem("URL parameter 'yaml'", "is damaged: the scenario in this link cannot be read")])
-    return text
-
-
-def _opened(packed: str) -> str | None:
-    opened = zlib.decompressobj()
-    try:
-        raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
-        text = opened.decompress(raw, LONGEST_TEXT).decode()
-    except (binascii.Error, zlib.error, ValueError):
-        return None
-    return text if opened.eof else None
-
-
-def command(view: View) -> str:
-    """Return the command line that answers `view` without a dashboard.
-
-    Examples
-    --------
-    >>> command(View(scenario="a", overrides=("growth",), settings=("objective.latency=100 ms",), hardware=("t4",)))
-    "capacity plan a --override growth --set 'objective.latency=100 ms' --hardware t4"
-    """
-    parts = ["capacity", "plan", view.scenario]
-    for flag, values in (("--override", view.overrides), ("--set", view.settings), ("--hardware", view.hardware)):
-        for value in values:
-            parts += [flag, value]
-    return shlex.join(parts)
 
 
 def document(view: View, *, plain: bool = False) -> Document:

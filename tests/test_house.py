@@ -82,7 +82,7 @@ OUTSIDE = {
     "onnx": ("kernels/",),
     "onnxruntime": ("kernels/",),
     "openvino": ("kernels/",),
-    "ray": ("capacity/search/run.py",),
+    "ray": ("capacity/search/engines.py",),
     "streamlit": ("capacity/pages/", "dashboard.py"),
     "plotly": (
         "capacity/charts.py",

@@ -17,8 +17,8 @@ from capacity.fleet.sizing import Demand, fleet
 from capacity.money import ownership
 from capacity.money.prices import price_range
 from capacity.phases.serving_step import Context
+from capacity.search.engines import run
 from capacity.search.pareto import front
-from capacity.search.run import run
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
 from capacity.timing import transfer

@@ -14,6 +14,7 @@ from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
 from capacity.money import ownership
+from capacity.money.unit_costs import unit_costs
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
@@ -118,6 +119,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
         jobs = _on_idle(jobs, pools.pools, scenario)
     violations = (*pools.violations, *job_violations)
     cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
+    cost = cost and replace(cost, units=unit_costs(scenario, pools.pools, jobs, cost))
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
     hours = hours or [stage.time for stage in pools.stages]
     hours += [job.device_hours_per_month for job in jobs]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from golden import SCENARIOS, plan_of
 from report_plans import plan, unpriced
+from streamlit.testing.v1 import AppTest
 
 from capacity import catalogue
 from capacity.money.unit_costs import UNKNOWN_ITEMS, items_returned, monthly_requests, unit_costs
@@ -17,6 +19,7 @@ from capacity.report.cells import Missing
 from capacity.spec.scenario import Scenario
 from capacity.timing.band import Estimate
 
+ROOT = Path(__file__).resolve().parent.parent
 PEAK = 1000 / (730 * 3600)
 """A thousand requests a month at a mean rate as high as the peak [1/s]."""
 RERANK = {"name": "rerank", "task": "encode", "model": "bge-reranker-v2-m3", "sequences": 20, "tokens": "pair"}
@@ -168,3 +171,13 @@ def test_table_and_json_tell_the_same():
     assert f"{told['energy_kwh_per_thousand_requests']:.3g} kWh" in report.energy(option)
     bare = replace(option, cost=None)
     assert report.unit_table(bare).rows == report.use_table(bare).rows == ()
+
+
+def test_the_plan_page_shows_them_below_the_bill(monkeypatch):
+    monkeypatch.delenv("CAPACITY_SCENARIO", raising=False)
+    app = AppTest.from_file(str(ROOT / "dashboard.py"), default_timeout=60).run()
+    assert not app.exception
+    (found,) = [item for item in app.expander if item.label == "Unit costs"]
+    said = " ".join(item.value for item in found.get("html"))
+    assert all(name in said for name in ("1 M input tokens", "1,000 items returned", "user-month", "serving online"))
+    assert "kg CO2e" in found.caption[0].value

@@ -16,7 +16,7 @@ from capacity.errors import InputError, Problem, UnitError, UnknownNameError
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence, table
 from capacity.report.training import training_table
-from capacity.report.unit_costs import unit_table, use_table
+from capacity.report.unit_costs import energy, unit_table, use_table
 from capacity.spec.scenario import Scenario
 from capacity.units import parse
 
@@ -112,6 +112,8 @@ def _print_plan(plan: Plan) -> None:
     if best is not None:
         for name, part in _worth_showing(best).items():
             screen.print(rich_table(_only(part, name)))
+        if said := energy(best):
+            screen.print(said, soft_wrap=True)
     if best is not None:
         for caveat in sentence.option_caveats(plan, best):
             screen.print(f"• {escape(best.name)}: {escape(caveat)}", soft_wrap=True)

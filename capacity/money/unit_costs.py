@@ -80,7 +80,7 @@ def _counted(scenario: Scenario, requests: float) -> Iterator[tuple[str, str, fl
     total = (read + written) * requests or None
     yield "million_total_tokens", "total_tokens", 1e6, total, "input and output together" if total else no_text
     users = scenario.audience.users
-    yield "user_month", "user_months", 1.0, float(users), f"{users:,} users of the audience, each for one month"
+    yield "user_month", "users", 1.0, float(users), f"{users:,} users of the audience, each for one month"
 
 
 def _texts(scenario: Scenario) -> tuple[float, float, tuple[str, str]]:

@@ -74,10 +74,11 @@ def to_dict(found: UnitCosts) -> dict[str, Any]:
     """Return unit costs as plain data: `usd_per_…` of the whole bill, `serving_devices_usd_per_…`, `…_per_usd`."""
     plain: dict[str, Any] = {"counted": {cost.things: cost.counted for cost in found.costs}}
     for cost in found.costs:
-        plain |= _number(f"{cost.things}_per_month", finite(cost.amount, UNCOUNTED))
-        plain |= _number(f"usd_per_{cost.key}", _usd(cost.bill_usd, cost.amount))
-        plain |= _number(f"serving_devices_usd_per_{cost.key}", _usd(cost.serving_usd, cost.amount))
-        plain |= _number(f"{cost.things}_per_usd", _usd(cost.per_usd, cost.amount))
+        why = cost.counted if cost.amount is None else NO_PRICE
+        plain |= _number(f"{cost.things}_per_month", finite(cost.amount, why))
+        plain |= _number(f"usd_per_{cost.key}", finite(cost.bill_usd, why))
+        plain |= _number(f"serving_devices_usd_per_{cost.key}", finite(cost.serving_usd, why))
+        plain |= _number(f"{cost.things}_per_usd", finite(cost.per_usd, why))
     plain |= _number("energy_kwh_per_thousand_requests", finite(found.energy_kwh, NO_POWER))
     plain |= _number("carbon_kg_per_thousand_requests", finite(found.carbon_kg, NO_POWER))
     plain["device_hours"] = [

@@ -17,7 +17,7 @@ from capacity.errors import InputError, UnknownNameError
 from capacity.money import tables
 from capacity.money.break_even import LOADS, break_even, own_usd
 from capacity.money.hosted import Need, nearest, needs, parts, search_units
-from capacity.money.prices import device_prices, first_day
+from capacity.money.prices import device_prices
 from capacity.report import hosted as report
 from capacity.spec.apis import ApiPrice
 
@@ -48,7 +48,7 @@ IN, OUT = price("llm-input", 2.0), price("llm-output", 8.0)
 
 def test_every_shipped_price_has_a_day_a_source_and_no_double():
     assert len(PRICES) >= 80
-    assert all(row.source and first_day(row.date) <= TODAY for row in PRICES)
+    assert all(row.source and row.day <= TODAY for row in PRICES)
     keys = [(row.provider, row.model, row.what, row.unit) for row in PRICES]
     assert len(set(keys)) == len(keys)
     assert {row.what for row in PRICES} >= {"text-embedding", "rerank", "llm-input", "llm-cached-input", "llm-output"}

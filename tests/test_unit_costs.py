@@ -43,11 +43,11 @@ def line(group: str, name: str, usd: float | None) -> CostLine:
     )  # fmt: skip
 
 
-def bill(*lines: CostLine, energy_kwh: float | None = 5.0) -> Cost:
+def bill(*lines: CostLine) -> Cost:
     usd = sum(item.usd or 0 for item in lines)
     return Cost(
         lines=lines, usd=usd, p10_usd=usd, p90_usd=usd, missing=(), usd_per_thousand_requests=usd,
-        energy_kwh=energy_kwh, carbon_kg=None if energy_kwh is None else 2.0,
+        energy_kwh=5.0, carbon_kg=2.0,
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_a_bill_of_100_dollars_for_a_thousand_requests_by_hand():
 def test_energy_and_carbon_are_those_of_a_thousand_requests():
     found = unit_costs(scenario(RERANK), [POOL], [], HAND)
     assert (found.energy_kwh, found.carbon_kg) == pytest.approx((5, 2))
-    assert unit_costs(scenario(RERANK), [POOL], [], bill(energy_kwh=None)).energy_kwh is None
+    assert unit_costs(scenario(RERANK), [POOL], [], replace(HAND, energy_kwh=None)).energy_kwh is None
 
 
 def test_half_a_device_of_two_is_used_a_quarter():

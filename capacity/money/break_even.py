@@ -27,7 +27,7 @@ def own_usd(option: Option) -> dict[str, float]:
     energy = sum(line.usd or 0.0 for line in option.cost.lines if line.group == "energy")
     more = 1 + energy / sum(lines.values()) if sum(lines.values()) else 1.0
     times = {stage.name: float(stage.time.value) for stage in option.stages if stage.task != "host"}
-    found = {job.name: lines[job.name] * more for job in option.jobs if job.name in lines}
+    found = {job.name: lines[job.name] * more for job in option.jobs}
     for pool in option.pools:
         mine = {
             stage.name: times[stage.name] for stage in option.stages if stage.pool == pool.name and stage.name in times

@@ -16,9 +16,8 @@ from statistics import median
 from typing import Literal
 
 from capacity.errors import UnknownNameError
-from capacity.money.ownership import MONTH_S
-from capacity.money.prices import STALE_DAYS, first_day
-from capacity.money.unit_costs import monthly_requests
+from capacity.money.prices import STALE_DAYS
+from capacity.money.unit_costs import MONTH_S, monthly_requests
 from capacity.phases import tokens
 from capacity.phases.serving_step import Context
 from capacity.spec.apis import DOCUMENT_TOKENS, SEARCH_DOCUMENTS, ApiPrice
@@ -208,7 +207,7 @@ def _offers(need: Need, prices: Sequence[ApiPrice], today: date, chosen: frozens
             relation = "same model"
         elif need.kind == "llm" and likest is not None and first.model_profile == likest:
             relation = "nearest name"
-        old = any((today - first_day(price.date)).days > STALE_DAYS for price in found.values())
+        old = any((today - price.day).days > STALE_DAYS for price in found.values())
         yield Offer(
             provider=first.provider, model=first.model, relation=relation, usd=usd, prices=tuple(found.values()),
             flags=("older than a year",) if old else (),
@@ -242,7 +241,7 @@ def _grouped(sold: Iterable[ApiPrice]) -> Iterator[dict[str, ApiPrice]]:
     for price in sold:
         found = groups.setdefault((price.provider.casefold(), price.model), {})
         key = f"{price.what}, {price.unit}"
-        if key not in found or first_day(price.date) > first_day(found[key].date):
+        if key not in found or price.day > found[key].day:
             found[key] = price
     yield from groups.values()
 

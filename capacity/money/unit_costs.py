@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from capacity.money.ownership import HOURS, MONTH_S
 from capacity.phases import tokens
 from capacity.phases.serving_step import Context
 from capacity.plan import Cost, CostLine, DeviceUse, JobPlan, PoolPlan, UnitCost, UnitCosts
@@ -21,7 +20,10 @@ from capacity.spec.stages import (
     ScoreStage,
     Stage,
 )
+from capacity.units import parse
 
+MONTH_S = parse("1 month", "seconds")
+HOURS = MONTH_S / 3600
 UNKNOWN_ITEMS = "the scenario does not say how many items a request returns"
 
 
@@ -29,7 +31,7 @@ def unit_costs(scenario: Scenario, pools: Sequence[PoolPlan], jobs: Sequence[Job
     """Return what one unit of everything served costs under a monthly bill."""
     requests = monthly_requests(scenario)
     lines = {line.name: line for line in cost.lines if line.group == "devices"}
-    serving = [lines[name] for pool in pools if (name := f"serving {pool.name}") in lines]
+    serving = [lines[f"serving {pool.name}"] for pool in pools]
     bill = cost.usd if cost.complete else None
     devices = sum(line.usd or 0.0 for line in serving) if cost.complete else None
 
@@ -43,7 +45,10 @@ def unit_costs(scenario: Scenario, pools: Sequence[PoolPlan], jobs: Sequence[Job
 
     return UnitCosts(
         costs=tuple(unit(*said) for said in _counted(scenario, requests)),
-        uses=(*(_pool_use(pool, scenario, lines) for pool in pools), *(_job_use(job, lines) for job in jobs)),
+        uses=(
+            *(_use(line, _busy_hours(pool, scenario)) for pool, line in zip(pools, serving, strict=True)),
+            *(_use(lines[job.name], float(job.device_hours_per_month.value)) for job in jobs),
+        ),
         energy_kwh=None if cost.energy_kwh is None else cost.energy_kwh / requests * 1e3,
         carbon_kg=None if cost.carbon_kg is None else cost.carbon_kg / requests * 1e3,
     )  # fmt: skip
@@ -122,22 +127,17 @@ def _items(stage: Stage) -> int | None:
     return stage.beams if isinstance(stage, GenerateStage) and stage.beams > 1 else None
 
 
-def _pool_use(pool: PoolPlan, scenario: Scenario, lines: dict[str, CostLine]) -> DeviceUse:
-    """Return the use of a pool's devices: utilization at the peak × mean ÷ peak rate; spares and nights are idle."""
-    paid = pool.paid_devices * HOURS
+def _busy_hours(pool: PoolPlan, scenario: Scenario) -> float:
+    """Return the device-hours in which a pool works: utilization at the peak × mean ÷ peak rate; spares wait."""
     busy = pool.replicas * pool.devices_per_replica * min(pool.utilization, 1.0)
-    return _use(f"serving {pool.name}", min(busy * scenario.traffic.mean_to_peak * HOURS, paid), paid, lines)
+    return busy * scenario.traffic.mean_to_peak * HOURS
 
 
-def _job_use(job: JobPlan, lines: dict[str, CostLine]) -> DeviceUse:
-    hours = float(job.device_hours_per_month.value)
-    return _use(job.name, hours, hours, lines)
-
-
-def _use(name: str, used_hours: float, paid_hours: float, lines: dict[str, CostLine]) -> DeviceUse:
-    usd = lines[name].usd if name in lines else None
-    share = used_hours / paid_hours if paid_hours else 0.0
+def _use(line: CostLine, busy_hours: float) -> DeviceUse:
+    used = min(busy_hours, line.quantity)
+    share = used / line.quantity if line.quantity else 0.0
     return DeviceUse(
-        name=name, used_hours=used_hours, idle_hours=paid_hours - used_hours,
-        used_usd=None if usd is None else usd * share, idle_usd=None if usd is None else usd * (1 - share),
+        name=line.name, used_hours=used, idle_hours=line.quantity - used,
+        used_usd=None if line.usd is None else line.usd * share,
+        idle_usd=None if line.usd is None else line.usd * (1 - share),
     )  # fmt: skip

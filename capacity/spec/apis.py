@@ -41,11 +41,27 @@ class ApiPrice(Spec):
     @field_validator("date")
     @classmethod
     def _is_a_day(cls, text: str) -> str:
-        datetime.date(*[int(part) for part in f"{text}-01-01".split("-")[:3]])
+        first_day(text)
         return text
+
+    @property
+    def day(self) -> datetime.date:
+        """The earliest day the price may stem from."""
+        return first_day(self.date)
 
     @model_validator(mode="after")
     def _sold_so(self) -> ApiPrice:
         if self.unit == "1k searches" and self.what != "rerank":
             raise ValueError(f"only rerank is sold by searches; write unit 1M tokens for {self.what}")
         return self
+
+
+def first_day(text: str) -> datetime.date:
+    """Return the first day of the year, month or day that `text` names.
+
+    Examples
+    --------
+    >>> first_day("2026-05"), first_day("2026")
+    (datetime.date(2026, 5, 1), datetime.date(2026, 1, 1))
+    """
+    return datetime.date(*[int(part) for part in f"{text}-01-01".split("-")[:3]])

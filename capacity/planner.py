@@ -14,6 +14,7 @@ from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
 from capacity.money import ownership
+from capacity.money.unit_costs import unit_costs
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
@@ -132,6 +133,7 @@ def assembled(
     cost = None
     if not found.violations:
         cost = ownership.cost(scenario, hardware, found.pools, job_plans, given.rates, given.today)
+        cost = replace(cost, units=unit_costs(scenario, found.pools, job_plans, cost))
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in found.pools]
     hours = hours or [stage.time for stage in found.stages]
     hours += [job.device_hours_per_month for job in job_plans]

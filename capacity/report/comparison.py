@@ -315,21 +315,22 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "new_answer": comparison.new_answer,
         "old_from": comparison.old_from,
         "new_from": comparison.new_from,
-        "best": _plain(_cells(comparison.best)),
-        "best_groups": [_plain(_cells(change)) for change in comparison.best_groups],
+        "best": plain(_cells(comparison.best)),
+        "best_groups": [plain(_cells(change)) for change in comparison.best_groups],
         "options": [
             {
                 "hardware": option.hardware,
-                "total": _plain(_cells(option.total)),
-                "groups": [_plain(_cells(change)) for change in option.groups],
-                "lines": [_plain(row) for row in lines_table(option).rows],
+                "total": plain(_cells(option.total)),
+                "groups": [plain(_cells(change)) for change in option.groups],
+                "lines": [plain(row) for row in lines_table(option).rows],
             }
             for option in comparison.options
         ],
     }
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def plain(row: Row) -> dict[str, Any]:
+    """Return a row as plain data: a missing number is null beside its reason."""
     found: dict[str, Any] = {}
     for key, cell in row.items():
         found |= {key: None, f"{key}_reason": cell.reason} if isinstance(cell, Missing) else {key: cell}

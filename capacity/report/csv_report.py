@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from typing import Any
 
 from capacity.plan import Plan
 from capacity.report.cells import Cell, Column, Missing, Row, Table
@@ -11,6 +13,8 @@ from capacity.report.table import cost_table, options_table
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that make a spreadsheet run a cell (OWASP, CSV injection)."""
+_INSIDE = re.compile(r"([;\t\r\n])(?=[=+\-@＝＋－＠])")
+"""Where a cell of its own begins for a spreadsheet that separates by semicolons or tabs."""
 NOTES = "notes"
 PLAN = (
     Column("scenario", "Scenario"),
@@ -81,6 +85,23 @@ def notes(table: Table, row: Row) -> str:
 def _field(cell: Cell) -> str | float:
     if isinstance(cell, Missing):
         return ""
-    if isinstance(cell, str):
-        return f"'{cell}" if cell.startswith(DANGEROUS) else cell
-    return cell
+    return neutral(cell) if isinstance(cell, str) else cell
+
+
+def neutral(text: str) -> str:
+    """Return a text that no spreadsheet runs as a formula: a quote stands where a formula would begin.
+
+    Examples
+    --------
+    >>> neutral("=1+1"), neutral("L4 (6 + 1 spare)"), neutral("x;=1+1"), neutral("'=1+1")
+    ("'=1+1", 'L4 (6 + 1 spare)', "x;'=1+1", "'=1+1")
+    """
+    safe = _INSIDE.sub(r"\1'", text)
+    return f"'{safe}" if safe.startswith(DANGEROUS) else safe
+
+
+def neutral_frame(frame: Any) -> Any:  # noqa: ANN401  (pandas is imported lazily)
+    """Return a data frame whose column names and texts no spreadsheet runs; its numbers are untouched."""
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    safe = {name: [neutral(cell) if isinstance(cell, str) else cell for cell in texts[name]] for name in texts}
+    return frame.assign(**safe).rename(columns=lambda name: neutral(str(name)))

@@ -95,7 +95,7 @@ def test_what_cannot_be_split_says_why(row, reason, tmp_path):
 
 
 def test_lines_of_only_one_side_are_shown_and_everything_adds_up(tmp_path):
-    text = "group,name,usd\nstorage,Snapshots,120\n DEVICES , Serving Online ,9000\n"
+    text = "group,name,usd\nStorage,Snapshots,120\n DEVICES , Serving Online ,9000\n"
     found = held(tmp_path, text)
     status = {item.amount.name: item.status for item in found.lines}
     assert status["Snapshots"] == actual.UNPLANNED
@@ -104,6 +104,7 @@ def test_lines_of_only_one_side_are_shown_and_everything_adds_up(tmp_path):
         item.name for item in T4.best.cost.lines
     } - {SERVING.name}
     assert found.total.delta == pytest.approx(9120 - T4.best.cost.usd)
+    assert [change.name for change in found.groups] == ["devices", "storage", "network", "people"]
     for parts in ([item.amount for item in found.lines], found.groups):
         assert sum(part.delta for part in parts) == pytest.approx(found.total.delta)
     assert next(row["name"] for row in actual.lines_table(found).rows) == SERVING.name
@@ -168,6 +169,7 @@ BROKEN = {
     "too few fields": ("group,name,usd\na,b\n", ":2:2: has 2 fields, expected 3"),
     "a comma in a number": ('group,name,usd\na,b,"1,234"\n', ":2:3: usd: '1,234' is no number; write it as 1234.56"),
     "no number": ("group,name,usd\na,b,nan\n", ":2:3: usd: 'nan' is no number"),
+    "beyond all numbers": ("group,name,usd\na,b,1e999\n", ":2:3: usd: '1e999' is beyond 1e+15"),
     "a blank amount": ("group,name,usd\na,b,\n", ":2:3: usd: is blank"),
     "a blank name": ("group,name,usd\n\na,,1\n", ":3:2: name: is blank"),
     "no month": ("group,name,usd,month\na,b,1,2026-13\n", ":2:4: month: '2026-13' is no month"),

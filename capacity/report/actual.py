@@ -133,12 +133,13 @@ def _untold(planned: Sequence[CostLine], spent: Sequence[Spend]) -> str:
 
 
 def _groups(lines: Sequence[Line]) -> tuple[Change, ...]:
-    found: dict[str, list[Change]] = {}
+    """Return the sum of each group, named as its first line names it: case does not tell groups apart."""
+    found: dict[_Key, list[Line]] = {}
     for line in lines:
-        found.setdefault(line.group, []).append(line.amount)
+        found.setdefault(_key(line.group, ""), []).append(line)
     return tuple(
-        Change(group, _sum([item.old for item in changes]), _sum([item.new for item in changes]))
-        for group, changes in found.items()
+        Change(same[0].group, _sum([line.amount.old for line in same]), _sum([line.amount.new for line in same]))
+        for same in found.values()
     )
 
 

@@ -18,7 +18,9 @@ from capacity.money.prices import records
 from capacity.problems import MOST
 from capacity.report.focus import SERVICES
 
-LARGEST_BYTES = 512_000_000
+LARGEST_BYTES = 256_000_000
+MOST_OF_ANYTHING = 1e15
+"""Amounts, quantities and prices beyond it are mistakes."""
 COSTS = ("EffectiveCost", "BilledCost")
 PLAIN = ("group", "name", "usd", "month", "quantity", "unit", "unit_price_usd")
 REQUIRED = ("group", "name", "usd")
@@ -106,8 +108,11 @@ class _Record:
             return None
         if not _NUMBER.fullmatch(said):
             self.wrong(name, f"{said[:40]!r} is no number; write it as 1234.56")
-            return None
-        return float(said)
+        elif abs(float(said)) > MOST_OF_ANYTHING:
+            self.wrong(name, f"{said[:40]!r} is beyond {MOST_OF_ANYTHING:g}")
+        else:
+            return float(said)
+        return None
 
     def cost(self, name: str) -> float:
         """Return an amount, which may not be blank."""

@@ -83,7 +83,10 @@ def test_a_wrong_flag_of_plan_is_refused(flags, said):
         ),
         (("compare", SHOP, "-o", "growth", "--fail-over", "5 GB"), "--fail-over: '5 GB' has no unit of fraction"),
         (("compare", SHOP, "-o", "growth", "--fail-over", "nan"), "--fail-over: 'nan' is not a quantity"),
-        (("report", SHOP, "--format", "pdf"), "unknown format 'pdf'; known: csv, focus, html, json, markdown, xlsx"),
+        (
+            ("report", SHOP, "--format", "docx"),
+            "unknown format 'docx'; known: csv, focus, html, json, markdown, parquet",
+        ),
         (("hardware", "show", "t44"), "unknown hardware profile 't44'; did you mean t4?"),
         (("hardware", "check", "t44"), "unknown hardware profile 't44'; did you mean t4?"),
         (("model", "show", "bert-bas"), "unknown model profile 'bert-bas'; did you mean bert-base"),
@@ -156,7 +159,7 @@ def test_a_place_that_cannot_be_written_is_refused(output, said):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("report", SHOP, "-f", "pdf"),
+        ("report", SHOP, "-f", "docx"),
         ("report", SHOP, "-H", "t44"),
         ("report", SHOP, "-s", "traffic.peak_rate=-1"),
         ("report", "./nowhere.yaml"),

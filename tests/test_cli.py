@@ -92,7 +92,7 @@ def test_every_leaf_command_offers_json():
         (("plan", SCENARIO, "--today", "tomorrow"), "YYYY-MM-DD"),
         (("compare", SCENARIO), "--override or --set"),
         (("compare", SCENARIO, "-o", "growth", "--fail-over", "much"), "much"),
-        (("report", SCENARIO, "-f", "pdf"), "known: csv, focus, html, json, markdown, xlsx"),
+        (("report", SCENARIO, "-f", "docx"), "known: csv, focus, html, json, markdown, parquet, pdf, xlsx"),
         (("hardware", "show", "t5"), "t4"),
         (("model", "show", "gpt3"), "gpt2"),
         (("schema", "hardwear"), "did you mean hardware"),

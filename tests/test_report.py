@@ -252,7 +252,7 @@ def test_every_column_of_numbers_has_its_unit_in_its_key():
 # CSV
 
 
-@pytest.mark.parametrize("title", ["=cmd()", "+1", "@x", "-2", "\tx", "\rx", "\n=x", "＝x"])
+@pytest.mark.parametrize("title", ["=cmd()", "+1", "@x", "-2", "\tx", "\rx", "＝x"])
 def test_csv_texts_never_start_a_formula(title):
     for source in (csv_report.options(titled(title)), csv_report.costs(titled(title))):
         for record in records(source):

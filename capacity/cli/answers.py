@@ -46,18 +46,27 @@ def report(
     scenario: Scenario, hardware: Hardware = None, override: Override = None, settings: Setting = None,
     calibration: CalibrationFile = None, today: Today = None,
     format_: Annotated[
-        str, typer.Option("--format", "-f", help="markdown, html, csv, json, focus or xlsx (to a file).")
+        str, typer.Option("--format", "-f", help="markdown, html, csv, json, focus; to a file: xlsx, parquet, pdf.")
     ] = "markdown",
     output: Annotated[Path | None, typer.Option("--output", "-O", help="File to write; default stdout.")] = None,
+    old: Annotated[Path | None, typer.Option("--compare", help="Earlier JSON report: write what changed.")] = None,
+    fail_over: Annotated[
+        str | None, typer.Option("--fail-over", help="With --compare: exit 1 if cost rises by more, e.g. 5%.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Write the plan as a report file. Exit 1 if no option is feasible (the report says why)."""
-    from capacity.commands import planning
+    """Write the plan, or what changed since an earlier one, as a report file. Exit 1 if no option is feasible."""
+    from capacity.commands import comparing, planning
 
     request = planning.Request.of(scenario, hardware, override, settings, calibration, today)
     if as_json and format_ not in {"markdown", "json"}:
         raise InputError(f"--json and --format {format_} ask for two formats; name one")
-    raise typer.Exit(planning.write_report(request, "json" if as_json else format_, output))
+    if fail_over is not None and old is None:
+        raise InputError("--fail-over needs an earlier report to compare with; name it with --compare OLD.json")
+    form = "json" if as_json else format_
+    if old is not None:
+        raise typer.Exit(comparing.write_change(request, old, form, output, fail_over))
+    raise typer.Exit(planning.write_report(request, form, output))
 
 
 @app.command()

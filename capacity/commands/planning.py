@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 WIDTH = 120
 FORMATS = ("markdown", "html", "csv", "json", "focus")
 """Formats that are text: to a file, or to standard output."""
-WORKBOOK = "xlsx"
-"""The format that is no text: to a file only."""
+BINARY = ("parquet", "pdf", "xlsx")
+"""Formats that are no text: to a file only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,37 +256,43 @@ def show_comparison(request: Request, fail_over: str | None, *, as_json: bool) -
             screen.print(
                 rich_table(replace(comparison.groups_table(option), title=f"{option.name}: monthly cost by group"))
             )
-    rise = _rise(before, after)
-    if allowed is not None and (rise is None or rise > allowed):
-        said = "no price to compare" if rise is None else f"the cost of the best option rises by {rise:.1%}"
-        console(stderr=True).print(f"gate failed: {said}, at most {allowed:.1%} allowed", style="red")
+    failure = "" if allowed is None else comparison.gate(found.best, allowed)
+    if failure:
+        console(stderr=True).print(f"gate failed: {failure}", style="red")
         return 1
     return 0 if after.best else 1
 
 
-def _rise(before: Plan, after: Plan) -> float | None:
-    """Return the relative change of the best option's monthly cost, or None where one has none."""
-    costs = [plan.best.cost for plan in (before, after) if plan.best is not None]
-    usd = [cost.usd for cost in costs if cost is not None and cost.complete]
-    return usd[1] / usd[0] - 1 if len(usd) == 2 and usd[0] > 0 else None
-
-
 def write_report(request: Request, format_: str, output: Path | None) -> int:
     """Write the report of a plan to a file or standard output; exit 1 when no option is feasible."""
-    if format_ not in {*FORMATS, WORKBOOK}:
-        raise UnknownNameError("format", format_, (*FORMATS, WORKBOOK))
-    if format_ == WORKBOOK and output is None:
-        raise InputError(f"--format {WORKBOOK} is no text for the screen; name a file with --output")
+    if format_ not in {*FORMATS, *BINARY}:
+        raise UnknownNameError("format", format_, (*FORMATS, *BINARY))
+    if format_ in BINARY and output is None:
+        raise InputError(f"--format {format_} is no text for the screen; name a file with --output")
     plan = request.plan()
-    if output is None:
-        print(rendered(plan, format_), end="")
-    else:
-        files.write_bytes(output, _workbook(request, plan) if format_ == WORKBOOK else rendered(plan, format_).encode())
-        console(stderr=True).print(f"wrote {output}", markup=False)
+    write(_bytes(request, plan, format_) if format_ in BINARY else rendered(plan, format_), output)
     return 0 if plan.best else 1
 
 
-def _workbook(request: Request, plan: Plan) -> bytes:
+def write(content: str | bytes, output: Path | None) -> None:
+    """Write a report to a file, or a text to standard output where no file is named."""
+    if output is None:
+        print(content, end="")
+    else:
+        files.write_bytes(output, content.encode() if isinstance(content, str) else content)
+        console(stderr=True).print(f"wrote {output}", markup=False)
+
+
+def _bytes(request: Request, plan: Plan, format_: str) -> bytes:
+    """Return a plan in one of `BINARY`."""
+    if format_ == "parquet":
+        from capacity.report import parquet
+
+        return parquet.render(plan)
+    if format_ == "pdf":
+        from capacity.report import pdf
+
+        return pdf.render(plan)
     from capacity.report import xlsx
 
     return xlsx.render(plan, request.read()[1])

@@ -12,6 +12,7 @@ from rich.table import Table
 from capacity import catalogue, files
 from capacity.commands.planning import console, share
 from capacity.errors import UnknownNameError
+from capacity.report import csv_report
 
 screen = console()
 
@@ -65,7 +66,7 @@ def _write_frame(frame: Any, path: Path) -> None:  # noqa: ANN401  (pandas is im
     if path.suffix == ".parquet":
         files.write_bytes(path, frame.to_parquet(index=False))
     else:
-        files.write_text(path, frame.to_csv(index=False))
+        files.write_text(path, csv_report.neutral_frame(frame).to_csv(index=False))
 
 
 def _show_figures(figures: dict[str, Any]) -> None:

@@ -183,7 +183,7 @@ def _tables(stamps: tuple[_Stamp, ...]) -> tuple[DevicePrice, ...]:
 
 
 def _table(text: str, path: str) -> list[DevicePrice]:
-    lines = _lines(text, path)
+    lines = records(text, path)
     header = next(lines, None)
     if header is None:
         raise InputError([Problem(path, f"is empty; its first line must name the columns {', '.join(_COLUMNS)}")])
@@ -205,7 +205,7 @@ def _table(text: str, path: str) -> list[DevicePrice]:
     return rows
 
 
-def _lines(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
+def records(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the line on which each record starts, and its fields; blank lines are passed over."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:

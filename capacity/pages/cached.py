@@ -199,7 +199,7 @@ def _table(content: bytes, name: str) -> pd.DataFrame:
 
 def long_csv(found: Validation) -> str:
     """Return every row with its prediction as CSV."""
-    return str(found.frame.to_csv(index=False))
+    return str(csv_report.neutral_frame(found.frame).to_csv(index=False))
 
 
 def served(view: View, hardware: str, *, day: bool = False) -> Serving:

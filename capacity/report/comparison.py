@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,12 @@ class Comparison:
     """Title of the new report."""
     old_answer: str
     new_answer: str
+    old_from: str
+    new_from: str
+    """Scenario of each report, and the day its prices are judged at."""
     best: Change
+    best_groups: tuple[Change, ...]
+    """Groups of the best options' bills, which may be bills of two devices."""
     options: tuple[OptionChange, ...]
 
 
@@ -91,7 +97,7 @@ def compare(old: Json, new: Json) -> Comparison:
         raise InputError(problems)
     try:
         return _compared(old, new)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"a report of schema {SCHEMA!r} lacks a part or holds a wrong one: {error}") from None
 
 
@@ -99,9 +105,12 @@ def _compared(old: Json, new: Json) -> Comparison:
     before, after = ({option["hardware"]: option for option in report["options"]} for report in (old, new))
     names = dict.fromkeys([*after, *before])
     return Comparison(
-        title=str(new["title"]),
-        old_answer=old["answer"],
-        new_answer=new["answer"],
+        title=_text(new, "title"),
+        old_answer=_text(old, "answer"),
+        new_answer=_text(new, "answer"),
+        old_from=_origin(old),
+        new_from=_origin(new),
+        best_groups=_groups(*(_bill(_best(report)).get("groups_usd_per_month", {}) for report in (old, new))),
         best=Change(_best_name(old, new), _total(_best(old)), _total(_best(new))),
         options=tuple(_option(before.get(name), after.get(name)) for name in names),
     )
@@ -113,35 +122,60 @@ def _problems(name: str, report: Json) -> Iterable[Problem]:
         yield Problem(name, f"is not a report of schema {SCHEMA!r}, version {VERSION} (got {found[0]!r}, {found[1]!r})")
 
 
+def _origin(report: Json) -> str:
+    return f"{_text(report, 'scenario')}, prices as of {_text(report, 'date')}"
+
+
 def _best(report: Json) -> Json | None:
     return next((option for option in report["options"] if option["hardware"] == report["best"]), None)
 
 
 def _best_name(old: Json, new: Json) -> str:
-    names = [best["name"] if best else "none feasible" for best in (_best(old), _best(new))]
+    names = [_text(best, "name") if best else "none feasible" for best in (_best(old), _best(new))]
     return names[0] if names[0] == names[1] else " → ".join(names)
+
+
+def _text(holder: Json, key: str) -> str:
+    if not isinstance(holder[key], str):
+        raise TypeError(f"{key} is {holder[key]!r}, no text")
+    return str(holder[key])
 
 
 def _read(holder: Json, key: str) -> Number:
     value = holder.get(key)
-    return Missing(str(holder.get(f"{key}_reason", NOTHING))) if value is None else value
+    if value is None:
+        return Missing(str(holder.get(f"{key}_reason", NOTHING)))
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError(f"{key} is {value!r}, no number")
+    return float(value)
+
+
+def _number(holder: Json, key: str) -> float:
+    value = _read(holder, key)
+    if isinstance(value, Missing):
+        raise TypeError(f"{key} is null")
+    return value
+
+
+def _bill(option: Json | None) -> Json:
+    return (option["cost"] or {}) if option else {}
 
 
 def _total(option: Json | None) -> Number:
     if option is None:
         return Missing("no feasible option")
     cost = option["cost"]
-    return Missing(option["cost_reason"]) if cost is None else _read(cost, "usd_per_month")
+    return Missing(_text(option, "cost_reason")) if cost is None else _read(cost, "usd_per_month")
 
 
 def _option(old: Json | None, new: Json | None) -> OptionChange:
     either = new or old or {}
     totals = [Missing("not compared") if option is None else _total(option) for option in (old, new)]
     counts = [Missing("not compared") if option is None else _read(option, "devices") for option in (old, new)]
-    before, after = (option["cost"] or {} if option else {} for option in (old, new))
+    before, after = _bill(old), _bill(new)
     return OptionChange(
-        hardware=either["hardware"],
-        name=either["name"],
+        hardware=_text(either, "hardware"),
+        name=_text(either, "name"),
         devices=Change("devices", *counts),
         total=Change("total", *totals),
         groups=_groups(before.get("groups_usd_per_month", {}), after.get("groups_usd_per_month", {})),
@@ -171,8 +205,8 @@ def _keyed(lines: Sequence[Json]) -> dict[_Key, Json]:
     """Return lines by group, name and, for equal names, their place among them."""
     found: dict[_Key, Json] = {}
     for line in lines:
-        place = sum(key[:2] == (line["group"], line["name"]) for key in found)
-        found[line["group"], line["name"], place] = line
+        name = _text(line, "group"), _text(line, "name")
+        found[*name, sum(key[:2] == name for key in found)] = line
     return found
 
 
@@ -184,9 +218,10 @@ def _line(key: _Key, old: Json | None, new: Json | None) -> LineChange:
         return LineChange(group, change, change.delta, change.delta)
     if old is None or new is None:
         return LineChange(group, change, change.delta, 0.0)
-    if new["quantity"] == old["quantity"]:
+    quantity = _number(new, "quantity")
+    if quantity == _number(old, "quantity"):
         return LineChange(group, change, 0.0, change.delta)
-    by_price = new["quantity"] * (new["unit_price_usd"] - old["unit_price_usd"])
+    by_price = quantity * (_number(new, "unit_price_usd") - _number(old, "unit_price_usd"))
     return LineChange(group, change, change.delta - by_price, by_price)
 
 
@@ -224,10 +259,35 @@ def totals_table(comparison: Comparison) -> Table:
     return Table("Totals", (_NAMED[0], *devices, *_CHANGE), tuple(rows))
 
 
+def best_table(comparison: Comparison) -> Table:
+    """Return the groups of the best options' bills and their total: before, now, change."""
+    return _by_group("Best option", comparison.best_groups, comparison.best)
+
+
 def groups_table(option: OptionChange) -> Table:
     """Return the groups of one option's bill and their total: before, now, change."""
-    rows = tuple(_cells(change) for change in option.groups)
-    return Table("Groups", (_NAMED[1], *_CHANGE), rows, _cells(option.total))
+    return _by_group("Groups", option.groups, option.total)
+
+
+def _by_group(title: str, groups: Sequence[Change], total: Change) -> Table:
+    rows = tuple(_cells(change) for change in groups)
+    return Table(title, (_NAMED[1], *_CHANGE), rows, {**_cells(total), "name": "total"})
+
+
+def gate(best: Change, allowed: float) -> str:
+    """Return why the best option's cost fails a limit on its rise, a fraction; empty where it holds.
+
+    Examples
+    --------
+    >>> gate(Change("a", 100.0, 104.0), 0.05), gate(Change("a", 100.0, 110.0), 0.05)
+    ('', 'the cost of the best option rises by 10.0%, at most 5.0% allowed')
+    >>> gate(Change("a", Missing("no price"), 1.0), 0.05)
+    'no price to compare (before: no price), at most 5.0% allowed'
+    """
+    rise = best.fraction
+    if isinstance(rise, Missing):
+        return f"no price to compare ({rise.reason}), at most {allowed:.1%} allowed"
+    return f"the cost of the best option rises by {rise:.1%}, at most {allowed:.1%} allowed" if rise > allowed else ""
 
 
 def lines_table(option: OptionChange) -> Table:
@@ -253,20 +313,24 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "old_answer": comparison.old_answer,
         "new_answer": comparison.new_answer,
-        "best": _plain(_cells(comparison.best)),
+        "old_from": comparison.old_from,
+        "new_from": comparison.new_from,
+        "best": plain(_cells(comparison.best)),
+        "best_groups": [plain(_cells(change)) for change in comparison.best_groups],
         "options": [
             {
                 "hardware": option.hardware,
-                "total": _plain(_cells(option.total)),
-                "groups": [_plain(_cells(change)) for change in option.groups],
-                "lines": [_plain(row) for row in lines_table(option).rows],
+                "total": plain(_cells(option.total)),
+                "groups": [plain(_cells(change)) for change in option.groups],
+                "lines": [plain(row) for row in lines_table(option).rows],
             }
             for option in comparison.options
         ],
     }
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def plain(row: Row) -> dict[str, Any]:
+    """Return a row as plain data: a missing number is null beside its reason."""
     found: dict[str, Any] = {}
     for key, cell in row.items():
         found |= {key: None, f"{key}_reason": cell.reason} if isinstance(cell, Missing) else {key: cell}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from typing import Any
 
 from capacity.plan import Plan
 from capacity.report.cells import Cell, Column, Missing, Row, Table
@@ -11,9 +13,10 @@ from capacity.report.table import cost_table, options_table
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that make a spreadsheet run a cell (OWASP, CSV injection)."""
+_INSIDE = re.compile(r"([;\t\r\n])(?=[=+\-@＝＋－＠])")
+"""Where a cell of its own begins for a spreadsheet that separates by semicolons or tabs."""
 NOTES = "notes"
-
-_PLAN = (
+PLAN = (
     Column("scenario", "Scenario"),
     Column("title", "Title"),
     Column("date", "Date"),
@@ -21,18 +24,19 @@ _PLAN = (
     Column("objective_percentile", "Percentile"),
     Column("objective_latency_s", "Objective", "seconds"),
 )
+"""What the plan is: the first columns of every record."""
 _OPTION = (Column("rank", "Rank", "whole"), Column("hardware", "Profile"))
 
 
 def options(plan: Plan) -> str:
     """Return one record for each option, best first."""
-    return dumps(options_table(plan).before(_PLAN, _shared(plan)))
+    return dumps(options_table(plan).before(PLAN, shared(plan)))
 
 
 def costs(plan: Plan) -> str:
     """Return one record for each cost line of each option; a missing price is an empty field explained in `notes`."""
     tables = [
-        cost_table(option).before((*_PLAN, *_OPTION), {**_shared(plan), "rank": rank, "hardware": option.hardware})
+        cost_table(option).before((*PLAN, *_OPTION), {**shared(plan), "rank": rank, "hardware": option.hardware})
         for rank, option in enumerate(plan.options, start=1)
     ]
     if not tables:
@@ -40,7 +44,8 @@ def costs(plan: Plan) -> str:
     return dumps(Table("Costs", tables[0].columns, tuple(row for table in tables for row in table.rows)))
 
 
-def _shared(plan: Plan) -> Row:
+def shared(plan: Plan) -> Row:
+    """Return what every record says of the plan: the cells of `PLAN`."""
     return {
         "scenario": plan.scenario,
         "title": plan.title,
@@ -67,11 +72,12 @@ def dumps(table: Table) -> str:
     writer.writerow([column.key for column in table.columns] + [NOTES])
     for row in table.rows:
         cells = [row[column.key] for column in table.columns]
-        writer.writerow([*map(_field, cells), _field(_notes(table, row))])
+        writer.writerow([*map(_field, cells), _field(notes(table, row))])
     return out.getvalue()
 
 
-def _notes(table: Table, row: Row) -> str:
+def notes(table: Table, row: Row) -> str:
+    """Return which numbers of a row are missing, and why."""
     missing = [(column.key, row[column.key]) for column in table.columns]
     return "; ".join(f"{key}: {cell.reason}" for key, cell in missing if isinstance(cell, Missing))
 
@@ -79,6 +85,23 @@ def _notes(table: Table, row: Row) -> str:
 def _field(cell: Cell) -> str | float:
     if isinstance(cell, Missing):
         return ""
-    if isinstance(cell, str):
-        return f"'{cell}" if cell.startswith(DANGEROUS) else cell
-    return cell
+    return neutral(cell) if isinstance(cell, str) else cell
+
+
+def neutral(text: str) -> str:
+    """Return a text that no spreadsheet runs as a formula: a quote stands where a formula would begin.
+
+    Examples
+    --------
+    >>> neutral("=1+1"), neutral("L4 (6 + 1 spare)"), neutral("x;=1+1"), neutral("'=1+1")
+    ("'=1+1", 'L4 (6 + 1 spare)', "x;'=1+1", "'=1+1")
+    """
+    safe = _INSIDE.sub(r"\1'", text)
+    return f"'{safe}" if safe.startswith(DANGEROUS) else safe
+
+
+def neutral_frame(frame: Any) -> Any:  # noqa: ANN401  (pandas is imported lazily)
+    """Return a data frame whose column names and texts no spreadsheet runs; its numbers are untouched."""
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    safe = {name: [neutral(cell) if isinstance(cell, str) else cell for cell in texts[name]] for name in texts}
+    return frame.assign(**safe).rename(columns=lambda name: neutral(str(name)))

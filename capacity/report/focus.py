@@ -20,7 +20,7 @@ from decimal import Decimal
 
 from capacity.plan import CostLine, Option, Plan
 from capacity.report import figures, json_report
-from capacity.report.csv_report import DANGEROUS
+from capacity.report.csv_report import neutral
 
 FORECAST = "capacity-planner (forecast)"
 """Who provides, publishes and bills: a plan, not an invoice."""
@@ -28,10 +28,10 @@ Value = str | float | None
 COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
     "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart",
-    "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
-    "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "ServiceName",
-    "ServiceSubcategory", "SkuId", "SkuPriceId",
-    "x_PlanVersion", "x_Scenario", "x_Changes", "x_Hardware", "x_Group", "x_P10Cost", "x_P90Cost", "x_Basis",
+    "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceId", "InvoiceIssuerName", "ListCost",
+    "ListUnitPrice", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory",
+    "ServiceName", "ServiceSubcategory", "SkuId", "SkuPriceId",
+    "x_PlanVersion", "x_Scenario", "x_Changes", "x_Hardware", "x_Group", "x_Line", "x_P10Cost", "x_P90Cost", "x_Basis",
     "x_Formula", "x_PriceSource", "x_Doubts", "x_Missing",
 )  # fmt: skip
 """FOCUS columns by name, then ours."""
@@ -43,6 +43,8 @@ SERVICES = {
 """ServiceCategory and ServiceSubcategory of a cost group; energy and people are none of the categories."""
 UNITS = {"device-hours": "Device-Hours", "hours": "Hours", "GB-month": "GB-Months", "kWh": "Kilowatt-Hours"}
 """Units as the Unit Format writes them; others (GB) are so already."""
+ASCII = str.maketrans({"×": "x", "÷": "/", "−": "-", "–": "-", "→": "->", "≤": "<=", "≥": ">=", "·": "*"})
+"""Signs of our formulas in `ChargeDescription`, which must be ASCII; `x_Formula` keeps them."""
 
 
 def render(plan: Plan) -> str:
@@ -73,6 +75,7 @@ def _account(plan: Plan) -> Mapping[str, Value]:
         "BillingPeriodEnd": end,
         "ChargePeriodStart": start,
         "ChargePeriodEnd": end,
+        "InvoiceId": None,
         "InvoiceIssuerName": FORECAST,
         "ProviderName": FORECAST,
         "PublisherName": FORECAST,
@@ -85,7 +88,7 @@ def _charge(option: Option, line: CostLine) -> Mapping[str, Value]:
     return {
         "ChargeCategory": "Usage",
         "ChargeClass": None,
-        "ChargeDescription": f"{line.name}: {line.formula}",
+        "ChargeDescription": f"{line.name}: {line.formula}".translate(ASCII),
         "ChargeFrequency": "Usage-Based",
         **dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost"), line.usd),
         **dict.fromkeys(("ContractedUnitPrice", "ListUnitPrice"), line.unit_price_usd),
@@ -105,6 +108,7 @@ def _custom(plan: Plan, option: Option, line: CostLine) -> Mapping[str, Value]:
         "x_Changes": "; ".join(plan.changes),
         "x_Hardware": option.hardware,
         "x_Group": line.group,
+        "x_Line": line.name,
         "x_P10Cost": line.p10_usd,
         "x_P90Cost": line.p90_usd,
         "x_Basis": line.basis,
@@ -142,5 +146,5 @@ def _field(value: Value) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(DANGEROUS) else value
+        return neutral(value)
     return format(Decimal(repr(float(value))), "f")

@@ -96,19 +96,36 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", flat)
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what changed between two JSON reports as Markdown: totals and deltas, details folded.
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], verdict: str = "") -> str:
+    """Return what changed between two JSON reports as Markdown: totals and deltas, both answers, details folded.
+
+    Parameters
+    ----------
+    verdict
+        What a gate on the cost says; it stands below the headline.
 
     Raises
     ------
     InputError
         When one is no report of the JSON schema.
     """
-    change = compared.compare(old, new)
-    blocks = [f"## {escaped(change.title)}", _headline(change.best), table(compared.totals_table(change))]
-    blocks += [_folded(option) for option in change.options]
-    answers = [f"**Before.** {escaped(change.old_answer)}", f"**Now.** {escaped(change.new_answer)}"]
-    return "\n\n".join([*blocks, *answers]) + "\n"
+    return "\n\n".join(_compared(compared.compare(old, new), verdict)) + "\n"
+
+
+def _compared(change: compared.Comparison, verdict: str) -> Iterator[str]:
+    yield f"## {escaped(change.title)}"
+    yield _headline(change.best)
+    if verdict:
+        yield escaped(verdict)
+    groups = compared.best_table(change)
+    if groups.rows:
+        yield f"**{groups.title}**"
+        yield table(groups)
+    yield "**Every option**"
+    yield table(compared.totals_table(change))
+    yield from map(_folded, change.options)
+    yield f"**Before** ({escaped(change.old_from)}). {escaped(change.old_answer)}"
+    yield f"**Now** ({escaped(change.new_from)}). {escaped(change.new_answer)}"
 
 
 def _headline(best: compared.Change) -> str:

@@ -250,10 +250,10 @@ def _text(text: str) -> str:
 
 
 def _bill_names(options: Sequence[Option]) -> tuple[str, ...]:
-    """Return the sheet of each option's bill: allowed characters only, and no two the same."""
+    """Return the sheet of each option's bill: plain characters only, and no two the same."""
     found: list[str] = []
     for option in options:
-        plain = re.sub(r"[\[\]:*?/\\']", "-", f"Bill {option.hardware}")
+        plain = re.sub(r"[^\w .()-]", "-", f"Bill {option.hardware}")
         found.append(next(name for name in _tries(plain) if name.lower() not in {old.lower() for old in found}))
     return tuple(found)
 

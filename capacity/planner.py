@@ -23,7 +23,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.convergence import Convergence
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import Model, TransformerModel
+from capacity.spec.model import IndexPoints, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario
 from capacity.spec.training import TrainingJob
@@ -46,6 +46,7 @@ class Inputs:
     rates: Rates
     today: date
     references: Mapping[str, Convergence] = field(default_factory=dict)
+    points: Mapping[str, IndexPoints] = field(default_factory=dict)
 
 
 def inputs(
@@ -69,6 +70,7 @@ def inputs(
         calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
         models=references.models(scenario, written), rates=references.rates(scenario, written),
         today=today or date.today(), references=references.convergences(scenario, written),
+        points=references.points(scenario, written),
     )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     items, users = scenario.catalogue.items, scenario.audience.users
     models = {name: resized(model, items, users) for name, model in given.models.items()}
     try:
-        pools = plan_pools(scenario, device, models, given.shared.serving_engines)
+        pools = plan_pools(scenario, device, models, given.shared.serving_engines, given.points)
         jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, models, given), models)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))

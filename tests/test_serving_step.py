@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from capacity import catalogue, documents, references
 from capacity.errors import CapacityError, InputError
 from capacity.phases import serving_step, training
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.phases.transformer_run import Trainer
 from capacity.spec.scenario import Scenario
 from capacity.spec.training import TrainingJob

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from capacity.errors import CapacityError
-from capacity.phases import memory
+from capacity.phases import memory, search
+from capacity.phases.context import Context
 from capacity.spec import names
 from capacity.spec.model import (
     Bert4RecModel,
@@ -18,12 +19,9 @@ from capacity.spec.model import (
     FusionScorerModel,
     IdRankerModel,
     LstmModel,
-    Model,
     TransformerModel,
 )
 from capacity.spec.names import Precision
-from capacity.spec.scenario import Scenario
-from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.stages import (
     EncodeStage,
     FetchStage,
@@ -41,45 +39,12 @@ from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
 from capacity.work import bert4rec, embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
 from capacity.work.architecture import Layer
-from capacity.work.caching import hit_rate_of
 from capacity.work.models import LookUpModel, architecture, item_transformer, parameters, reading, rows_read, table_rows
 from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
 from capacity.work.placement import row_bytes
 
-Models = Mapping[str, Model]
 LookUpStage: TypeAlias = RankStage | ScoreStage
-READ_S = {"cpu": 1e-7, "gpu": 5e-7, "accelerator": 5e-7}
-"""Latency of a scattered read that the next one waits for [s] (assumed; about 480 cycles on an idle H100, Luo et al.
-2024, arXiv:2402.13499, and more where the translation of the address misses)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What a stage needs to know besides itself."""
-
-    scenario: Scenario
-    models: Models
-    tensor_parallel: int = 1
-    """Devices that share each product of one replica."""
-    engines: tuple[ServingEngine, ...] = ()
-    """What is known of LLM engines."""
-
-    def hit_rate(self, stage: Stage) -> float:
-        """Return the share of requests that a cache in front of the stage answers: as given, or from its size."""
-        if stage.cache is None:
-            return stage.cache_hit_rate
-        kinds = {"users": self.scenario.audience.users, "items": self.scenario.catalogue.items}
-        keys = stage.cache.keys if isinstance(stage.cache.keys, int) else kinds[stage.cache.keys]
-        return hit_rate_of(keys, stage.cache.exponent, stage.cache.entries)
-
-    def reaching(self, stage: Stage) -> float:
-        """Return the share of requests that reach a stage: the others were answered by a cache of results before it."""
-        share = 1.0
-        for name in self.scenario.serving.before(stage.name):
-            other = self.scenario.serving.stage(name)
-            share *= 1 - self.hit_rate(other) * other.cache_answers
-        return share
 
 
 def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -99,17 +64,24 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
         return total([_step(device, prefill, context), _step(device, decode, context)])
+    if isinstance(stage, RetrieveStage):
+        return _searched(stage, working, device, context)
     step = _step(device, operations(stage, working, context), context)
     if isinstance(stage, LookUpStage):
         return total([step, _awaited(stage, working, device, context)])
-    found = index(stage, context) if isinstance(stage, RetrieveStage) else None
-    return total([step, _walk(found, device)]) if isinstance(found, retrieval.GraphIndex) else step
+    return step
 
 
-def _walk(graph: retrieval.GraphIndex, device: Device) -> Estimate:
-    """Return how long a search waits for reads, those of neighbors' numbers before those of their vectors [s]."""
-    reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
-    return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
+def _searched(stage: RetrieveStage, requests: Amount, device: Device, context: Context) -> Estimate:
+    """Return the time of a search; an effort read between points is off by as much as the time it makes of it [s]."""
+    reach = search.effort(stage, context.points)
+    found, further = (
+        total([_step(device, _searches(stage, part, requests, context), context), search.waits(part, device)])
+        for part in (_part(stage, far, context) for far in (reach.value, reach.value * math.exp(reach.log_sigma)))
+    )
+    if not reach.log_sigma:
+        return found
+    return found.widened("effort of the recall", np.log(further.value / found.value))
 
 
 class Rows(NamedTuple):
@@ -293,26 +265,21 @@ def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple
 
 def index(stage: RetrieveStage, context: Context) -> retrieval.Index:
     """Return the part of the index that one device of one shard holds."""
-    items = context.scenario.catalogue.items / (stage.shards * context.tensor_parallel)
-    match stage.index:
-        case "exact":
-            return retrieval.ExactIndex(items=items, width=stage.width, dtype=stage.dtype, metric=stage.metric)
-        case "hnsw":
-            breadth = max(stage.effort, stage.top)  # a search keeps at least what it is to return
-            return retrieval.GraphIndex(
-                items=items, width=stage.width, dtype=stage.dtype, links=stage.links, breadth=breadth
-            )  # fmt: skip
-        case "ivf" | "pq":
-            return retrieval.InvertedIndex(
-                items=items, width=stage.width, dtype=stage.dtype, lists=stage.lists, probes=stage.probes,
-                code_bytes=stage.code_bytes if stage.index == "pq" else None, metric=stage.metric,
-            )  # fmt: skip
+    return _part(stage, search.effort(stage, context.points).value, context)
+
+
+def _part(stage: RetrieveStage, reach: float, context: Context) -> retrieval.Index:
+    return search.index(stage, context.scenario.catalogue.items / (stage.shards * context.tensor_parallel), reach)
 
 
 def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    return _searches(stage, index(stage, context), requests, context)
+
+
+def _searches(stage: RetrieveStage, part: retrieval.Index, requests: Amount, context: Context) -> tuple[Operation, ...]:
     """Every device searches its own part for every query."""
     queries, devices = requests * stage.queries, context.tensor_parallel
-    work = repeated(index(stage, context).search(queries, stage.top), devices)
+    work = repeated(part.search(queries, stage.top), devices)
     found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * devices
     return work + _shards("all_gather", found, context)
 

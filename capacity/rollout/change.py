@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from capacity import catalogue
 from capacity.errors import InputError, UnknownNameError
 from capacity.fleet.rollout import ColdCache, course_of, warm_look_ups
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.model import Model
 from capacity.spec.rollout import Rollout
 from capacity.spec.scenario import BatchJob, Scenario
 from capacity.spec.stages import Cache, EncodeStage, FuseStage, RetrieveStage, Stage
 from capacity.work.models import vector_width
+
+BUILT = ("task", "width", "dtype", "metric", "index", "lists", "links", "code_bytes", "shards")
+"""Fields of a retrieve stage that its index is built by."""
 
 
 def settings(
@@ -90,7 +93,7 @@ class Touched:
     stages
         Stages that change, those with a new index included.
     indexes
-        Retrieve stages that need a new index: they change, or the vectors that they search do.
+        Retrieve stages that need a new index: what is built changes, or the vectors that they search do.
     cold
         Stages whose caches start empty.
     pools
@@ -121,7 +124,8 @@ def touched(old: Scenario, new: Scenario, policy: Rollout) -> Touched:
     encoders = {name for name in changed if isinstance(new.serving.stage(name), EncodeStage)}
     indexes = tuple(
         stage for stage in new.serving.stages
-        if isinstance(stage, RetrieveStage) and (stage.name in changed or encoders & {*new.serving.before(stage.name)})
+        if isinstance(stage, RetrieveStage)
+        and (_built_anew(before.get(stage.name), stage) or encoders & {*new.serving.before(stage.name)})
     )  # fmt: skip
     stages = tuple(
         stage.name for stage in new.serving.stages if stage.name in changed | {item.name for item in indexes}
@@ -131,6 +135,11 @@ def touched(old: Scenario, new: Scenario, policy: Rollout) -> Touched:
         stages=stages, indexes=indexes, cold=cold, pools=_pools(new, stages, cold),
         jobs=tuple(job for job in new.batch if job not in old.batch),
     )  # fmt: skip
+
+
+def _built_anew(old: Stage | None, new: RetrieveStage) -> bool:
+    """Return whether the index itself changes; how far it is searched, and what for, needs no new one."""
+    return old is None or any(getattr(old, key, None) != getattr(new, key) for key in BUILT)
 
 
 def _cached(stage: Stage) -> bool:

@@ -11,7 +11,7 @@ from capacity.errors import CapacityError
 from capacity.fleet.rollout import Phase
 from capacity.money.ownership import MONTH_S
 from capacity.phases import batch, serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.plan import JobPlan, Violation
 from capacity.planner import Inputs
 from capacity.rollout.change import keys

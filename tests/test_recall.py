@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from datetime import date
 
 import numpy as np
@@ -11,6 +12,7 @@ from command_line import capacity
 from golden import plan_of
 from pydantic import ValidationError
 
+from benchmarks import faiss_recall
 from capacity import catalogue, documents, planner, references, rollout
 from capacity.errors import InputError
 from capacity.levers.lever import InapplicableError
@@ -223,3 +225,40 @@ def test_a_lever_asks_for_less_where_a_recall_is_asked_for():
     assert changes == {"serving": {"stages": {"retrieve": {"recall": 0.9}}}}
     with pytest.raises(InapplicableError, match=r"asked for a recall above 0\.9"):
         lever.change(catalogue.scenario("cascade"), {})
+
+
+# Points of your own (benchmarks/faiss_recall.py); faiss is not needed here.
+
+
+class Tenths:
+    """An index of which a search of effort n finds the first n of ten nearest, never more than nine."""
+
+    nprobe = 0
+
+    def search(self, queries: np.ndarray, among: int):
+        ids = np.where(np.arange(10) < min(self.nprobe, 9), np.arange(10), -1)
+        return None, np.tile(ids[:among], (len(queries), 1))
+
+
+def asked_of(name: str, **more):
+    found = faiss_recall.Search(Tenths(), np.zeros((3, 8)), np.tile(np.arange(10), (3, 1)), among=10)
+    options = Namespace(id="mine", recall="10@10", **more)
+    return found, faiss_recall.points(found, name, np.zeros((100, 8)), options, "a toy")
+
+
+def test_measured_points_double_the_effort_while_more_is_found():
+    _, run = asked_of("IVF64,Flat")
+    assert [(point.effort, point.recall) for point in run.points] == [(1, 0.1), (2, 0.2), (4, 0.4), (8, 0.8), (16, 0.9)]
+    assert (run.kind, run.lists, run.items, run.width, run.basis) == ("ivf", 64, 100, 8, "measured")
+
+
+def test_efforts_between_points_are_compared_with_what_they_find():
+    found, run = asked_of("IVF64,PQ4")
+    assert run.code_bytes == 4
+    # Effort 3 finds 0.3: 2 · 2^((ln 3/7 − ln 1/4) ÷ (ln 2/3 − ln 1/4)) = 2.93, rounded up; effort 6 likewise from 5.47.
+    assert faiss_recall.between(found, run) == [0.0, 0.0]
+
+
+def test_an_index_without_an_effort_is_refused():
+    with pytest.raises(SystemExit, match="no effort of its own"):
+        asked_of("Flat")

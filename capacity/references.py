@@ -27,11 +27,14 @@ from capacity.spec.stages import (
     RetrieveStage,
     ScoreStage,
     Stage,
+    TowerStage,
 )
 from capacity.work.models import pruned, reading
 from capacity.work.retrieval import effort_between
 
 T = TypeVar("T")
+ENCODERS = ("transformer", "two-tower")
+"""Families that encode a catalogue: from texts, or from ids and features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def _uses(scenario: Scenario) -> Iterator[_Use]:
         if work.model is not None:
             place, encodes = ("batch", index), work.task == "encode"
             tokens = scenario.tokens(work.tokens) if encodes else 0
-            yield _Use(place, work.model, ("transformer",) if encodes else (), (*place, "tokens"), tokens)
+            yield _Use(place, work.model, ENCODERS if encodes else (), (*place, "tokens"), tokens)
 
 
 def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Use]:
@@ -181,5 +184,5 @@ def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Us
                 yield _Use((*place, "speculation"), stage.speculation.model, (stage.family,), length, tokens)
         case ScoreStage() | NextItemStage():
             yield _Use(place, stage.model, stage.families)
-        case RankStage() | FuseStage():
+        case RankStage() | FuseStage() | TowerStage():
             yield _Use(place, stage.model, (stage.family,))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp
 from typing import NamedTuple
 
+import numpy as np
+
+from capacity.phases import memory, sharing
+from capacity.phases.context import Context
 from capacity.spec.model import IndexPoints
 from capacity.spec.stages import RetrieveStage
-from capacity.timing.band import Estimate
+from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.work import retrieval
-from capacity.work.operations import Amount
+from capacity.work.operations import Amount, Operation, repeated
 
 READ_S = {"cpu": 1e-7, "gpu": 5e-7, "accelerator": 5e-7}
 """Latency of a scattered read that the next one waits for [s] (assumed; about 480 cycles on an idle H100, Luo et al.
@@ -48,8 +53,14 @@ def effort(stage: RetrieveStage, points: Mapping[str, IndexPoints]) -> Effort:
     return Effort(retrieval.effort_between(run, stage.recall), 0.0 if known else EFFORT_LOG_SIGMA)
 
 
-def index(stage: RetrieveStage, items: Amount, reach: float) -> retrieval.Index:
-    """Return the index of `items` vectors as a stage searches it, going as far as `reach` lists or candidates."""
+def index(stage: RetrieveStage, context: Context) -> retrieval.Index:
+    """Return the part of the index that one device of one shard holds."""
+    return _part(stage, effort(stage, context.points).value, context)
+
+
+def _part(stage: RetrieveStage, reach: float, context: Context) -> retrieval.Index:
+    """Return it as a search sees it that goes as far as `reach` lists or candidates."""
+    items = context.scenario.catalogue.items / (stage.shards * context.tensor_parallel)
     match stage.index:
         case "exact":
             return retrieval.ExactIndex(items=items, width=stage.width, dtype=stage.dtype, metric=stage.metric)
@@ -65,11 +76,37 @@ def index(stage: RetrieveStage, items: Amount, reach: float) -> retrieval.Index:
             )  # fmt: skip
 
 
-def waits(index: retrieval.Index, device: Device) -> Estimate:
-    """Return how long a search of a graph waits for reads, neighbors' numbers before their vectors; else 0 [s]."""
-    if not isinstance(index, retrieval.GraphIndex):
-        return Estimate(0.0)
-    reads = 2.0 * (index.breadth + retrieval.GRAPH_HOPS)
+def operations(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    """Return what a batch of `requests` requests executes: every device searches its own part for every query."""
+    return _searches(stage, index(stage, context), requests, context)
+
+
+def _searches(stage: RetrieveStage, part: retrieval.Index, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    queries, devices = requests * stage.queries, context.tensor_parallel
+    work = repeated(part.search(queries, stage.top), devices)
+    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * devices
+    return work + sharing.shards("all_gather", found, context)
+
+
+def time(stage: RetrieveStage, requests: Amount, device: Device, context: Context) -> Estimate:
+    """Return the time of a batch; an effort read between points is off by as much as the time it makes of it [s]."""
+    reach = effort(stage, context.points)
+    found = _time(_part(stage, reach.value, context), stage, requests, device, context)
+    if not reach.log_sigma:
+        return found
+    further = _part(stage, reach.value * exp(reach.log_sigma), context)
+    longer = _time(further, stage, requests, device, context).value / found.value
+    return found.widened("effort of the recall", np.log(longer))
+
+
+def _time(part: retrieval.Index, stage: RetrieveStage, requests: Amount, device: Device, context: Context) -> Estimate:
+    step = sharing.step(device, _searches(stage, part, requests, context), context)
+    return total([step, _waits(part, device)]) if isinstance(part, retrieval.GraphIndex) else step
+
+
+def _waits(graph: retrieval.GraphIndex, device: Device) -> Estimate:
+    """Return how long a search waits for reads, those of neighbors' numbers before those of their vectors [s]."""
+    reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
     return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from capacity.errors import CapacityError
-from capacity.phases import memory, search
+from capacity.phases import memory, search, sharing
 from capacity.phases.context import Context
 from capacity.spec import names
 from capacity.spec.model import (
@@ -20,6 +20,7 @@ from capacity.spec.model import (
     IdRankerModel,
     LstmModel,
     TransformerModel,
+    TwoTowerModel,
 )
 from capacity.spec.names import Precision
 from capacity.spec.stages import (
@@ -33,16 +34,36 @@ from capacity.spec.stages import (
     RetrieveStage,
     ScoreStage,
     Stage,
+    TowerStage,
 )
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
-from capacity.work import bert4rec, embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
-from capacity.work.architecture import Layer
-from capacity.work.models import LookUpModel, architecture, item_transformer, parameters, reading, rows_read, table_rows
-from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
+from capacity.work import (
+    bert4rec,
+    embedding,
+    interaction,
+    recurrent,
+    retrieval,
+    sequential,
+    tiers,
+    transformer,
+    two_tower,
+)
+from capacity.work.models import (
+    LookUpModel,
+    architecture,
+    item_transformer,
+    parameters,
+    reading,
+    rows_read,
+    table_rows,
+    two_towers,
+)
+from capacity.work.operations import Amount, Attention, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
 from capacity.work.placement import row_bytes
+from capacity.work.two_tower import TwoTower
 
 LookUpStage: TypeAlias = RankStage | ScoreStage
 
@@ -63,25 +84,13 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
     working = requests * (1 - context.hit_rate(stage))
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
-        return total([_step(device, prefill, context), _step(device, decode, context)])
+        return total([sharing.step(device, prefill, context), sharing.step(device, decode, context)])
     if isinstance(stage, RetrieveStage):
-        return _searched(stage, working, device, context)
-    step = _step(device, operations(stage, working, context), context)
+        return search.time(stage, working, device, context)
+    step = sharing.step(device, operations(stage, working, context), context)
     if isinstance(stage, LookUpStage):
         return total([step, _awaited(stage, working, device, context)])
     return step
-
-
-def _searched(stage: RetrieveStage, requests: Amount, device: Device, context: Context) -> Estimate:
-    """Return the time of a search; an effort read between points is off by as much as the time it makes of it [s]."""
-    reach = search.effort(stage, context.points)
-    found, further = (
-        total([_step(device, _searches(stage, part, requests, context), context), search.waits(part, device)])
-        for part in (_part(stage, far, context) for far in (reach.value, reach.value * math.exp(reach.log_sigma)))
-    )
-    if not reach.log_sigma:
-        return found
-    return found.widened("effort of the recall", np.log(further.value / found.value))
 
 
 class Rows(NamedTuple):
@@ -154,14 +163,6 @@ def lacking_bytes(stage: Stage, context: Context) -> float:
     return size - stage.tables.held_bytes(size)
 
 
-def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:
-    """Time of a step whose products are shared by `tensor_parallel` devices that then exchange their parts."""
-    degree = context.tensor_parallel
-    exchange = [operation for operation in work if isinstance(operation, Collective)]
-    kernels = device.step(operation for operation in work if not isinstance(operation, Collective))
-    return total([kernels.scaled(1 / degree), *(device.time(operation) for operation in exchange)])
-
-
 def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, Amount]:
     """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component.
 
@@ -181,15 +182,23 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
             parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
             return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
         case RetrieveStage():
-            return memory.vectors(index(stage, context), requests * stage.queries)
-        case RankStage() | NextItemStage() | FuseStage() | ScoreStage():
-            return _weights(stage, context) | (
-                _activations(stage, requests, context) if isinstance(stage, ScoreStage) else {}
-            )
+            return memory.vectors(search.index(stage, context), requests * stage.queries)
+        case RankStage() | NextItemStage() | FuseStage() | ScoreStage() | TowerStage():
+            return _model_memory(stage, requests, context)
         case FetchStage():
             return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype) / degree}
         case _:
             return {}
+
+
+def _model_memory(
+    stage: LookUpStage | NextItemStage | FuseStage | TowerStage, requests: int, context: Context
+) -> dict[str, Amount]:
+    """Return what a model that reads no texts keeps on one device, activations where they matter [byte]."""
+    if isinstance(stage, TowerStage):
+        return memory.tower(_user_tower(stage, context).user, requests, stage.dtype, context.tensor_parallel)
+    more = _activations(stage, requests, context) if isinstance(stage, ScoreStage) else {}
+    return _weights(stage, context) | more
 
 
 def _weights(stage: LookUpStage | NextItemStage | FuseStage, context: Context) -> dict[str, Amount]:
@@ -211,8 +220,8 @@ def generation(
     precision = names.dtype(stage.dtype)
     prefill = transformer.prefill(model, requests, prompt, precision.compute, fusion)
     step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, precision.compute, fusion)
-    exchange = _exchange(model.layer, model.layers, requests * prompt, precision.compute, context)
-    step_exchange = _exchange(model.layer, model.layers, requests, precision.compute, context)
+    exchange = sharing.exchange(model.layer, model.layers, requests * prompt, precision.compute, context)
+    step_exchange = sharing.exchange(model.layer, model.layers, requests, precision.compute, context)
     prefill, step = _stored(prefill, precision), _stored(step, precision)
     return prefill + exchange, repeated(step + step_exchange, stage.output_tokens)
 
@@ -222,23 +231,6 @@ def _stored(operations: tuple[Operation, ...], precision: Precision) -> tuple[Op
     if precision.weight == precision.compute:
         return operations
     return tuple(replace(op, weight_dtype=precision.weight) if isinstance(op, Gemm) else op for op in operations)
-
-
-def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Context) -> tuple[Operation, ...]:
-    """Two all-reduces of the hidden states in every block (Shoeybi et al. 2019, §3)."""
-    if context.tensor_parallel == 1:
-        return ()
-    width = memory.value_bytes(dtype)
-    message = tokens * layer.hidden * max(width, 2)
-    return (
-        Collective(
-            kind="all_reduce",
-            message_bytes=message,
-            devices=context.tensor_parallel,
-            count=2 * layers,
-            label="all-reduce",
-        ),
-    )
 
 
 def lengths(stage: EncodeStage, requests: Amount, context: Context) -> Padded:
@@ -255,45 +247,12 @@ def _encode(stage: EncodeStage, requests: Amount, context: Context) -> tuple[Ope
     model, square = architecture(_transformer(context, stage.model)), length.root_mean_square
     work = transformer.encode(model, texts, length.mean, stage.dtype, context.scenario.engine)
     varied = tuple(replace(op, query=square, keys=square) if isinstance(op, Attention) else op for op in work)
-    return varied + _exchange(model.layer, model.layers, texts * length.mean, stage.dtype, context)
+    return varied + sharing.exchange(model.layer, model.layers, texts * length.mean, stage.dtype, context)
 
 
 def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     prefill, decode = generation(stage, requests, context)
     return prefill + decode
-
-
-def index(stage: RetrieveStage, context: Context) -> retrieval.Index:
-    """Return the part of the index that one device of one shard holds."""
-    return _part(stage, search.effort(stage, context.points).value, context)
-
-
-def _part(stage: RetrieveStage, reach: float, context: Context) -> retrieval.Index:
-    return search.index(stage, context.scenario.catalogue.items / (stage.shards * context.tensor_parallel), reach)
-
-
-def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    return _searches(stage, index(stage, context), requests, context)
-
-
-def _searches(stage: RetrieveStage, part: retrieval.Index, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    """Every device searches its own part for every query."""
-    queries, devices = requests * stage.queries, context.tensor_parallel
-    work = repeated(part.search(queries, stage.top), devices)
-    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * devices
-    return work + _shards("all_gather", found, context)
-
-
-def _shards(kind: Literal["all_gather", "alltoall"], message: Amount, context: Context) -> tuple[Operation, ...]:
-    """Return what devices that share the rows of a catalogue or a table tell each other: results, or rows looked up."""
-    if context.tensor_parallel == 1:
-        return ()
-    return (Collective(kind=kind, message_bytes=message, devices=context.tensor_parallel, label="shards"),)
-
-
-def _looked_up(rows: Amount, width: int, dtype: str, context: Context) -> tuple[Operation, ...]:
-    """Return the exchange of looked-up rows: each device gets those of its share of the batch."""
-    return _shards("alltoall", rows * width * memory.value_bytes(dtype) / context.tensor_parallel, context)
 
 
 def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -305,7 +264,7 @@ def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Opera
     else:
         work = sequential.score_candidates(model, requests, events, stage.candidates, stage.dtype, engine)
         sent = rows_read(model, requests, events, stage.candidates)
-    return _as_stored(work, stage, context) + _looked_up(sent, model.embedding_size, stage.dtype, context)
+    return _as_stored(work, stage, context) + sharing.looked_up(sent, model.embedding_size, stage.dtype, context)
 
 
 def _activations(stage: ScoreStage, requests: Amount, context: Context) -> dict[str, Amount]:
@@ -327,7 +286,7 @@ def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operati
     model = _model(context, stage.model, IdRankerModel)
     pairs = requests * stage.candidates
     work = embedding.rank_pairs(model, pairs, stage.dtype, context.scenario.engine)
-    return _as_stored(work, stage, context) + _looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
+    return _as_stored(work, stage, context) + sharing.looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -336,6 +295,18 @@ def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tupl
         return bert4rec.next_item(item_transformer(items), requests, history, stage.dtype, engine)
     model = _model(context, stage.model, LstmModel)
     return recurrent.next_item(model, requests, history, stage.dtype)
+
+
+def _user_tower(stage: TowerStage, context: Context) -> TwoTower:
+    return two_towers(_model(context, stage.model, TwoTowerModel))
+
+
+def _tower(stage: TowerStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    """One user a request; rows of one bag are summed where they lie."""
+    model, engine = _user_tower(stage, context), context.scenario.engine
+    work = two_tower.encode(model.user, requests, stage.dtype, engine, normed=model.normed)
+    sent = requests * len(model.user.tables)
+    return work + sharing.looked_up(sent, model.user.embedding_size, stage.dtype, context)
 
 
 def _fuse(stage: FuseStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -361,6 +332,7 @@ def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
 
 
 _WORK: dict[type, Callable[[Any, Amount, Context], tuple[Operation, ...]]] = {
-    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: _retrieve, RankStage: _rank,
-    ScoreStage: _score, NextItemStage: _next_item, FuseStage: _fuse, FetchStage: _fetch, HostStage: lambda *_: (),
+    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: search.operations, RankStage: _rank,
+    ScoreStage: _score, NextItemStage: _next_item, TowerStage: _tower, FuseStage: _fuse, FetchStage: _fetch,
+    HostStage: lambda *_: (),
 }  # fmt: skip

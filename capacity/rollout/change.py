@@ -12,7 +12,7 @@ from capacity.phases.context import Context
 from capacity.spec.model import Model
 from capacity.spec.rollout import Rollout
 from capacity.spec.scenario import BatchJob, Scenario
-from capacity.spec.stages import Cache, EncodeStage, FuseStage, RetrieveStage, Stage
+from capacity.spec.stages import Cache, EncodeStage, FuseStage, RetrieveStage, Stage, TowerStage
 from capacity.work.models import vector_width
 
 BUILT = ("task", "width", "dtype", "metric", "index", "lists", "links", "code_bytes", "shards")
@@ -81,7 +81,7 @@ def _widths(scenario: Scenario, old: str, widths: tuple[int, int]) -> Iterator[s
 def _encoded_by(scenario: Scenario, stage: Stage, model: str) -> bool:
     """Return whether texts of a request come to a stage as vectors of a model."""
     before = (scenario.serving.stage(name) for name in scenario.serving.before(stage.name))
-    return any(isinstance(item, EncodeStage) and item.model == model for item in before)
+    return any(isinstance(item, EncodeStage | TowerStage) and item.model == model for item in before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def touched(old: Scenario, new: Scenario, policy: Rollout) -> Touched:
     changed = {stage.name for stage in new.serving.stages if before.get(stage.name) != stage}
     if not changed:
         raise InputError("nothing to roll out: no stage changes")
-    encoders = {name for name in changed if isinstance(new.serving.stage(name), EncodeStage)}
+    encoders = {name for name in changed if isinstance(new.serving.stage(name), EncodeStage | TowerStage)}
     indexes = tuple(
         stage for stage in new.serving.stages
         if isinstance(stage, RetrieveStage)

@@ -260,6 +260,14 @@ class NextItemStage(_Stage):
     model: str
 
 
+class TowerStage(_Stage):
+    """The user tower of two towers makes a vector of the user: rows of its tables, dense features, linear layers."""
+
+    family: ClassVar[str] = "two-tower"
+    task: Literal["tower"]
+    model: str
+
+
 class FuseStage(_Stage):
     """The fusion scorer zᵀ·W·σ(v ⊕ u) over candidates."""
 
@@ -291,7 +299,7 @@ class HostStage(_Stage):
 
 
 Stage = Annotated[
-    EncodeStage | GenerateStage | RetrieveStage | RankStage | ScoreStage | NextItemStage | FuseStage | FetchStage
-    | HostStage,
+    EncodeStage | GenerateStage | RetrieveStage | RankStage | ScoreStage | NextItemStage | TowerStage | FuseStage
+    | FetchStage | HostStage,
     Field(discriminator="task"),
 ]  # fmt: skip

@@ -210,6 +210,7 @@ def test_a_recall_can_be_rolled_out():
     assert said.code == 0
     assert "To roll out recall=0.98 (retrieve)" in said.out
     assert "build retrieve" not in said.out
+    assert f"recall 0.98 of stage retrieve is taken from points {RUN}" in said.out
 
 
 def test_a_lever_that_sets_probes_takes_the_recall_away():

@@ -200,6 +200,7 @@ def _notes(old: Scenario, new: Scenario, change: Touched) -> Iterator[str]:
     for before, after in sorted(widths):
         if readers:
             yield f"vectors change from {before} to {after} values; {', '.join(readers)} is planned as it stands"
+    yield from filter(None, (stage.borrowed for stage in new.serving.stages if isinstance(stage, RetrieveStage)))
     if change.indexes:
         yield "an index takes at least the time of its memory traffic to build; no build was measured"
 

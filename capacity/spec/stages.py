@@ -208,6 +208,14 @@ class RetrieveStage(_Stage):
         """Lists that ivf and pq search, or candidates that hnsw keeps, where no recall is asked for."""
         return (self.effort or 64) if self.index == "hnsw" else min(self.probes or 16, self.lists)
 
+    @property
+    def borrowed(self) -> str:
+        """Whose recall it takes for its own, in words; empty where none is asked for."""
+        said = (
+            f"recall {self.recall} of stage {self.name} is taken from points {self.points}: yours may need more effort"
+        )
+        return "" if self.recall is None else said
+
     @model_validator(mode="after")
     def _searchable(self) -> RetrieveStage:
         if self.index in {"ivf", "pq"} and (self.probes or 0) > self.lists:

@@ -14,15 +14,18 @@ from pydantic import ValidationError
 
 from benchmarks import faiss_recall
 from capacity import catalogue, documents, planner, references, rollout
+from capacity import search as plans
 from capacity.errors import InputError
 from capacity.levers.lever import InapplicableError
 from capacity.levers.serving import SERVING
-from capacity.phases import search, serving_step
+from capacity.phases import nearest, serving_step
 from capacity.phases.context import Context
 from capacity.report import assumptions, sentence
 from capacity.rollout.change import touched
+from capacity.search.tried import Place
 from capacity.spec.rollout import Rollout
 from capacity.spec.scenario import Scenario
+from capacity.spec.space import Space
 from capacity.spec.stages import RetrieveStage
 from capacity.timing import transfer
 
@@ -78,7 +81,7 @@ def test_what_an_index_does_not_use_stands_beside_a_recall():
     ],
 )  # fmt: skip
 def test_how_far_a_search_goes_where_no_recall_is_asked_for(fields, reach):
-    assert search.effort(stage(**(LISTS | fields)), {}) == (reach, 0.0)
+    assert nearest.effort(stage(**(LISTS | fields)), {}) == (reach, 0.0)
 
 
 # What the points say.
@@ -86,13 +89,13 @@ def test_how_far_a_search_goes_where_no_recall_is_asked_for(fields, reach):
 
 def test_the_effort_of_a_recall_by_hand():
     # ln(r/(1 − r)) is 2.8959 at 64 probes (0.9477), 3.7054 at 128 (0.976) and 2.9444 at 0.95: 64 · 2^(0.0485/0.8095).
-    reach = search.effort(stage(**ASKED), POINTS)
-    assert reach == (math.ceil(64 * 2 ** (0.0485 / 0.8095)), search.EFFORT_LOG_SIGMA) == (67, 0.2)
+    reach = nearest.effort(stage(**ASKED), POINTS)
+    assert reach == (math.ceil(64 * 2 ** (0.0485 / 0.8095)), nearest.EFFORT_LOG_SIGMA) == (67, 0.2)
 
 
 def test_a_published_recall_is_searched_as_published():
     asked, given = stage(**(ASKED | {"recall": 0.976})), stage(**LISTS, probes=128)
-    assert search.effort(asked, POINTS) == (128, 0.0)
+    assert nearest.effort(asked, POINTS) == (128, 0.0)
     both = [timed(each, np.array([1.0, 16.0])) for each in (asked, given)]
     assert both[0].value.tolist() == both[1].value.tolist()
     assert both[0].errors.keys() == both[1].errors.keys()
@@ -151,8 +154,8 @@ def test_points_may_be_a_file_of_yours(tmp_path):
     )
     (run,) = looked_up(points=mine).values()
     asked = stage(**(ASKED | {"points": "mine"}))
-    assert search.effort(asked, {"mine": run}) == (32, 0.0)
-    assert "32 probes, as 10@10 did with 5,000,000 vectors of 768 values (mine, measured)" in search.taken_from(
+    assert nearest.effort(asked, {"mine": run}) == (32, 0.0)
+    assert "32 probes, as 10@10 did with 5,000,000 vectors of 768 values (mine, measured)" in nearest.taken_from(
         asked, {"mine": run}
     )
 
@@ -226,6 +229,17 @@ def test_a_lever_asks_for_less_where_a_recall_is_asked_for():
     assert changes == {"serving": {"stages": {"retrieve": {"recall": 0.9}}}}
     with pytest.raises(InapplicableError, match=r"asked for a recall above 0\.9"):
         lever.change(catalogue.scenario("cascade"), {})
+
+
+def test_a_search_for_the_best_plan_knows_the_points():
+    document = catalogue.scenario_document("two-tower-retrieval", ("approximate",))
+    given = planner.inputs(documents.validated(document, Scenario), today=TODAY, document=document)
+    variants, refused = plans.variants(document, given, Space(levers=("lower-recall",)), ["l4"])
+    assert not refused
+    assert [variant.scenario.serving.stage("retrieve").recall for variant in variants] == [0.95, 0.9]
+    pools = [Place.of(variant, given).pools[0][0] for variant in variants]
+    asked, less = (float(pool.service(16).value) for pool in pools)
+    assert less < asked
 
 
 # Points of your own (benchmarks/faiss_recall.py); faiss is not needed here.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from capacity.errors import CapacityError
-from capacity.phases import memory, search, sharing
+from capacity.phases import memory, nearest, sharing
 from capacity.phases.context import Context
 from capacity.spec import names
 from capacity.spec.model import (
@@ -86,7 +86,7 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
         prefill, decode = generation(stage, working, context)
         return total([sharing.step(device, prefill, context), sharing.step(device, decode, context)])
     if isinstance(stage, RetrieveStage):
-        return search.time(stage, working, device, context)
+        return nearest.time(stage, working, device, context)
     step = sharing.step(device, operations(stage, working, context), context)
     if isinstance(stage, LookUpStage):
         return total([step, _awaited(stage, working, device, context)])
@@ -182,7 +182,7 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
             parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
             return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
         case RetrieveStage():
-            return memory.vectors(search.index(stage, context), requests * stage.queries)
+            return memory.vectors(nearest.index(stage, context), requests * stage.queries)
         case RankStage() | NextItemStage() | FuseStage() | ScoreStage() | TowerStage():
             return _model_memory(stage, requests, context)
         case FetchStage():
@@ -332,7 +332,7 @@ def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
 
 
 _WORK: dict[type, Callable[[Any, Amount, Context], tuple[Operation, ...]]] = {
-    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: search.operations, RankStage: _rank,
+    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: nearest.operations, RankStage: _rank,
     ScoreStage: _score, NextItemStage: _next_item, TowerStage: _tower, FuseStage: _fuse, FetchStage: _fetch,
     HostStage: lambda *_: (),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import ColdCache, IndexMemory, Phase, Rolled, Step
 from capacity.money import ownership
-from capacity.phases import search
+from capacity.phases import nearest
 from capacity.phases.context import Context
 from capacity.plan import Cost, CostLine, JobPlan, Option
 from capacity.planner import Inputs
@@ -224,7 +224,7 @@ def _job(phase: Phase) -> JobPlan:
 
 
 def _index_bytes(stage: RetrieveStage, context: Context) -> float:
-    return float(search.index(stage, context).memory_bytes) * stage.shards
+    return float(nearest.index(stage, context).memory_bytes) * stage.shards
 
 
 def _storage(line: CostLine, found: Rolled) -> Phase:

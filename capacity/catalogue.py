@@ -18,7 +18,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.convergence import Convergence
 from capacity.spec.hardware import Hardware
 from capacity.spec.levers import QualityNotes
-from capacity.spec.model import MODEL_FAMILIES, Model, TransformerModel
+from capacity.spec.model import MODEL_FAMILIES, IndexPoints, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Domain, Scenario
 from capacity.timing.residual import Trees
@@ -48,6 +48,12 @@ def model(name: str) -> Model:
         raise InputError([Problem(document.where(("family",)), what)])
     place = ("body",) if family == "id-ranker" else ("config",)
     return _counted(documents.validated(document, MODEL_FAMILIES[family]), document, place)
+
+
+def index_points(name: str) -> IndexPoints:
+    """Return the recalls of an index by search effort called `name`, or in the file `name`."""
+    known = documents.catalogue("model_profiles/retrieval")
+    return documents.validated(documents.read(documents.find("points", name, known)), IndexPoints)
 
 
 def _counted(found: Model, document: Document, place: Location) -> Model:

@@ -40,6 +40,8 @@ class StagePlan:
     """Batch sizes that fit, smallest first [requests]."""
     batch_times: tuple[Estimate, ...]
     """Time of one batch of each of `batches` [s]."""
+    takes: str = ""
+    """What its time takes for granted, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.convergence import Convergence
 from capacity.spec.engine import PROCESSOR_ENGINES
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import Model, TransformerModel
+from capacity.spec.model import IndexPoints, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import BatchJob, Scenario
 from capacity.spec.training import TrainingJob
@@ -47,6 +47,7 @@ class Inputs:
     rates: Rates
     today: date
     references: Mapping[str, Convergence] = field(default_factory=dict)
+    points: Mapping[str, IndexPoints] = field(default_factory=dict)
 
 
 def inputs(
@@ -70,6 +71,7 @@ def inputs(
         calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
         models=references.models(scenario, written), rates=references.rates(scenario, written),
         today=today or date.today(), references=references.convergences(scenario, written),
+        points=references.points(scenario, written),
     )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
     models = sized_models(scenario, given.models)
     try:
-        found = plan_pools(scenario, device, models, given.shared.serving_engines)
+        found = plan_pools(scenario, device, models, given.shared.serving_engines, given.points)
         work, missed = jobs(scenario, device, models, given)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))

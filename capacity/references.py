@@ -1,4 +1,4 @@
-"""What a scenario names, looked up: models of the family their stage needs, rates, devices. Wrong names at their place.
+"""What a scenario names, looked up: models of the family their stage needs, recalls, rates, devices, else an error.
 
 A name may stand in the scenario's file, in an override or in a setting; its document knows which.
 """
@@ -15,13 +15,26 @@ from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.problems import Location
 from capacity.spec.convergence import Convergence
 from capacity.spec.hardware import Hardware
-from capacity.spec.model import Model, TransformerModel
+from capacity.spec.model import IndexPoints, Model, TransformerModel
 from capacity.spec.prices import Rates
 from capacity.spec.scenario import Scenario
-from capacity.spec.stages import EncodeStage, FuseStage, GenerateStage, NextItemStage, RankStage, ScoreStage, Stage
+from capacity.spec.stages import (
+    EncodeStage,
+    FuseStage,
+    GenerateStage,
+    NextItemStage,
+    RankStage,
+    RetrieveStage,
+    ScoreStage,
+    Stage,
+    TowerStage,
+)
 from capacity.work.models import pruned, reading
+from capacity.work.retrieval import effort_between
 
 T = TypeVar("T")
+ENCODERS = ("transformer", "two-tower")
+"""Families that encode a catalogue: from texts, or from ids and features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,43 @@ def _misuse(use: _Use, model: Model, document: Document) -> Iterator[Problem]:
             yield _problem(document, use.length, str(error))
 
 
+def points(scenario: Scenario, document: Document) -> dict[str, IndexPoints]:
+    """Return the recalls by search effort that retrieve stages with a recall name, by that name.
+
+    Raises
+    ------
+    InputError
+        For unknown points, points of another kind or shape of index, and a recall that they do not reach.
+    """
+    found: dict[str, IndexPoints] = {}
+    problems: list[Problem] = []
+    for number, stage in enumerate(scenario.serving.stages):
+        if not isinstance(stage, RetrieveStage) or stage.recall is None or stage.points is None:
+            continue
+        place = ("serving", "stages", number)
+        run = found[stage.points] = named(stage.points, catalogue.index_points, document, (*place, "points"))
+        problems += (_problem(document, (*place, key), what) for key, what in _unlike(stage, run))
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _unlike(stage: RetrieveStage, run: IndexPoints) -> Iterator[tuple[str, str]]:
+    """Yield which fields of a stage a run of an index says nothing about, and why."""
+    kind = "ivf-pq" if stage.index == "pq" else stage.index
+    if run.kind != kind:
+        yield "points", f"points {run.id} are of an index of kind {run.kind!r}; this stage needs {kind!r}"
+        return
+    for key in ("lists", "links", "code_bytes"):
+        known, asked = getattr(run, key), getattr(stage, key)
+        if known not in {None, asked}:
+            yield key, f"points {run.id} are of an index with {key} {known}, not {asked}: take {known}, or other points"
+    try:
+        effort_between(run, stage.recall or 0.0)
+    except CapacityError as error:
+        yield "recall", str(error)
+
+
 def rates(scenario: Scenario, document: Document) -> Rates:
     """Return the table of rates that `scenario` names."""
     return named(scenario.pricing.rates, catalogue.rates, document, ("pricing", "rates"))
@@ -119,7 +169,7 @@ def _uses(scenario: Scenario) -> Iterator[_Use]:
         if work.model is not None:
             place, encodes = ("batch", index), work.task == "encode"
             tokens = scenario.tokens(work.tokens) if encodes else 0
-            yield _Use(place, work.model, ("transformer",) if encodes else (), (*place, "tokens"), tokens)
+            yield _Use(place, work.model, ENCODERS if encodes else (), (*place, "tokens"), tokens)
 
 
 def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Use]:
@@ -134,5 +184,5 @@ def _of_stage(stage: Stage, place: Location, scenario: Scenario) -> Iterator[_Us
                 yield _Use((*place, "speculation"), stage.speculation.model, (stage.family,), length, tokens)
         case ScoreStage() | NextItemStage():
             yield _Use(place, stage.model, stage.families)
-        case RankStage() | FuseStage():
+        case RankStage() | FuseStage() | TowerStage():
             yield _Use(place, stage.model, (stage.family,))

@@ -18,7 +18,7 @@ from capacity.fleet.simulated import Settings, Simulated
 from capacity.fleet.sizing import Miss, least
 from capacity.money.prices import PriceRange, price_range
 from capacity.phases import generate, serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.planner import Inputs
 from capacity.spec.hardware import Hardware
 from capacity.spec.scenario import Scenario
@@ -96,7 +96,8 @@ def _one(scenario: Scenario, hardware: Hardware, given: Inputs, question: Questi
 def _context(scenario: Scenario, given: Inputs) -> Context:
     items, users = scenario.catalogue.items, scenario.audience.users
     models = {name: resized(model, items, users) for name, model in given.models.items()}
-    return Context(scenario=scenario, models=models, engines=given.shared.serving_engines)
+    engines, points = given.shared.serving_engines, given.points
+    return Context(scenario=scenario, models=models, engines=engines, points=points)
 
 
 def curve(scenario: Scenario, given: Inputs, option: Serving, seed: int = 0) -> tuple[Point, ...]:

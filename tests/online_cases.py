@@ -10,7 +10,7 @@ from served_models import device
 from capacity import catalogue
 from capacity.fleet.online import Case
 from capacity.fleet.pool import Pool, fitted
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.scenario import Scenario
 from capacity.work.models import resized
 

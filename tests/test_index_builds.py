@@ -14,7 +14,7 @@ from capacity import catalogue, documents
 from capacity.errors import CapacityError
 from capacity.phases import batch
 from capacity.phases.batch import VISIT_S
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.rollout import jobs
 from capacity.spec.model import IndexPoints, Point
 from capacity.spec.scenario import BatchJob
@@ -235,13 +235,37 @@ def test_effort_between_two_points_by_hand():
     # Odds 1 and 9 at 16 and 64: odds 3, a recall of 0.75, lie halfway in both logarithms.
     run = made_up((16, 0.5), (64, 0.9))
     assert effort_between(run, 0.75) == 32
-    assert [effort_between(run, recall) for recall in (0.1, 0.5, 0.9)] == [16, 16, 64]
+    assert [effort_between(run, recall) for recall in (0.5, 0.9)] == [16, 64]
 
 
-@pytest.mark.parametrize("recall", [0.0, 0.91, 1.1, float("nan")])
-def test_a_recall_beyond_the_points_is_refused(recall):
-    with pytest.raises(CapacityError, match=r"never reached a recall of 0.91; the best is 0.9$|lies above 0"):
+def test_what_lies_above_the_last_share_below_one_takes_the_effort_of_all():
+    assert effort_between(made_up((16, 0.5), (64, 0.9), (128, 1.0)), 0.95) == 128
+    assert effort_between(made_up((16, 1.0)), 1.0) == 16
+
+
+@pytest.mark.parametrize("recall", [0.0, 0.49, 0.91, 1.1, float("nan")])
+def test_a_recall_beyond_the_points_is_refused_with_their_range(recall):
+    with pytest.raises(CapacityError, match=rf"reach a recall from 0.5 to 0.9, not {recall:g}$"):
         effort_between(made_up((16, 0.5), (64, 0.9)), recall)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lists": None}, "kind ivf has lists of"),
+        ({"links": 16}, "kind ivf has lists of"),
+        ({"points": [{"effort": 1, "recall": 0.5}, {"effort": 1, "recall": 0.6}]}, "must rise"),
+        ({"points": [{"effort": 1, "recall": 0.5}, {"effort": 2, "recall": 0.5}]}, "must rise"),
+    ],
+)
+def test_points_that_cannot_be_are_refused(wrong, said):
+    run = {
+        "id": "mine", "kind": "ivf", "items": 10, "width": 8, "lists": 4, "recall": "1@1", "basis": "assumed",
+        "source": "made up", "points": [{"effort": 1, "recall": 0.5}],
+    }  # fmt: skip
+    assert IndexPoints.model_validate(run)
+    with pytest.raises(ValidationError, match=said):
+        IndexPoints.model_validate(run | wrong)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=[run.id for run in RUNS])

@@ -17,7 +17,7 @@ from capacity.errors import CapacityError, InputError
 from capacity.fleet.rollout import ColdCache, Rolled, course_of, warm_look_ups
 from capacity.money.prices import price_range
 from capacity.phases import batch
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.rollout import jobs
 from capacity.rollout.change import touched
 from capacity.rollout.steps import moments

@@ -16,7 +16,7 @@ from capacity.fleet.pool import candidates
 from capacity.fleet.sizing import Demand, fleet
 from capacity.money import ownership
 from capacity.money.prices import price_range
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.search.engines import run
 from capacity.search.pareto import front
 from capacity.spec.scenario import Scenario

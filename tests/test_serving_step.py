@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from capacity import catalogue, documents, references
 from capacity.errors import CapacityError, InputError
-from capacity.phases import serving_step, training
-from capacity.phases.serving_step import Context
+from capacity.phases import nearest, serving_step, training
+from capacity.phases.context import Context
 from capacity.phases.transformer_run import Trainer
 from capacity.spec.scenario import Scenario
 from capacity.spec.training import TrainingJob
@@ -140,14 +140,14 @@ def test_an_index_does_what_its_formulas_say(kind):
         "pq": lambda: retrieval.InvertedIndex(**fields, lists=4096, probes=32, code_bytes=48),
         "hnsw": lambda: retrieval.GraphIndex(**fields, links=32, breadth=100),
     }[kind]()
-    assert serving_step.index(stage, context) == expected
+    assert nearest.index(stage, context) == expected
     assert serving_step.operations(stage, 4, context) == expected.search(4, 10)
     assert memory(RETRIEVE | {"index": kind})["catalogue vectors"] > 0
 
 
 def test_a_search_keeps_at_least_what_it_returns():
     stage, context = planned(RETRIEVE | {"index": "hnsw", "top": 500, "effort": 64})
-    assert serving_step.index(stage, context).breadth == 500
+    assert nearest.index(stage, context).breadth == 500
 
 
 def test_a_search_of_a_graph_waits_for_its_reads():

@@ -9,6 +9,7 @@ import pytest
 
 from capacity import catalogue, documents
 from capacity.phases import batch, serving_step, training
+from capacity.phases.context import Context
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import HostStage
 from capacity.timing import transfer
@@ -69,7 +70,9 @@ def needed(scenario: Scenario, devices: int = 1) -> Iterable[Operation]:
     named = {part.model for part in parts if getattr(part, "model", None)}
     sizes = scenario.catalogue.items, scenario.audience.users
     models = {name: resized(catalogue.model(name), *sizes) for name in named}
-    context = serving_step.Context(scenario=scenario, models=models, tensor_parallel=devices)
+    runs = (getattr(stage, "points", None) for stage in scenario.serving.stages)
+    points = {name: catalogue.index_points(name) for name in runs if name}
+    context = Context(scenario=scenario, models=models, tensor_parallel=devices, points=points)
     for stage in scenario.serving.stages:
         yield from serving_step.operations(stage, 4, context)
     for job in scenario.training:

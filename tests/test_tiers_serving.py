@@ -12,7 +12,7 @@ from capacity import catalogue, planner
 from capacity.levers.lever import InapplicableError
 from capacity.levers.shelf import lever
 from capacity.phases import serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.model import DlrmModel
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import Tables

@@ -92,8 +92,8 @@ def planned(request: Request, wish: Wish) -> RolloutPlan:
     changes = rollout.settings(old, today.models, wish.stage, wish.model, wish.to)
     changed = catalogue.scenario_document(document, (), changes)
     new = documents.validated(changed, Scenario)
-    after = references.models(new, changed)
-    given = replace(today, models={**today.models, **after})
+    models = {**today.models, **references.models(new, changed)}
+    given = replace(today, models=models, points={**today.points, **references.points(new, changed)})
     return RolloutPlan(
         scenario=old.id, title=old.title, stage=wish.stage, changes=changes, policy=how,
         what=", ".join(filter(None, [wish.model, *wish.to])) + f" ({wish.stage})",

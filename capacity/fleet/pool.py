@@ -12,8 +12,8 @@ from capacity.errors import CapacityError
 from capacity.fleet.equilibrium import Course, Steady, course
 from capacity.fleet.sizing import GenerateLoad, Load, PoolLoad
 from capacity.phases import generate, memory, serving_step
+from capacity.phases.context import Context
 from capacity.phases.server import Server
-from capacity.phases.serving_step import Context
 from capacity.plan import Violation
 from capacity.spec.model import TransformerModel
 from capacity.spec.serving import Pool as PoolSpec

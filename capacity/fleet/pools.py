@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from capacity.fleet import arrivals
 from capacity.fleet.pool import Pool, batch_sizes, fitted
 from capacity.fleet.sizing import Demand, Fleet, Latency, Load, Miss, fleet, least, sized
-from capacity.phases import serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases import nearest, serving_step
+from capacity.phases.context import Context
 from capacity.plan import PoolPlan, StagePlan, Violation
-from capacity.spec.model import Model
+from capacity.spec.model import IndexPoints, Model
 from capacity.spec.scenario import Scenario
 from capacity.spec.serving_engine import ServingEngine
+from capacity.spec.stages import RetrieveStage, Stage
 from capacity.timing.band import Estimate
 from capacity.timing.device import Device
 from capacity.work.operations import total_bytes, total_flop
@@ -39,10 +40,12 @@ class PoolResult:
 
 
 def plan_pools(
-    scenario: Scenario, device: Device, models: Mapping[str, Model], engines: Sequence[ServingEngine]
-) -> PoolResult:
+    scenario: Scenario, device: Device, models: Mapping[str, Model], engines: Sequence[ServingEngine],
+    points: Mapping[str, IndexPoints],
+) -> PoolResult:  # fmt: skip
     """Return the smallest fleet for the online pipeline of `scenario` on `device`, or what it misses."""
-    pools, violations = fitted(Context(scenario=scenario, models=models, engines=tuple(engines)), device)
+    context = Context(scenario=scenario, models=models, engines=tuple(engines), points=points)
+    pools, violations = fitted(context, device)
     if violations:
         return PoolResult(stages=_stages(pools, {}), pools=(), violations=tuple(violations))
     found = cheapest(pools, scenario)
@@ -200,6 +203,12 @@ def _stages(pools: Sequence[Pool], batches: Mapping[str, int]) -> tuple[StagePla
                     flop=float(total_flop(work)), moved_bytes=float(total_bytes(work)),
                     bound=pool.device.bound(work) if work else "host", batches=tuple(sizes),
                     batch_times=tuple(pool.stage_time(stage, size) for size in sizes),
+                    takes=_taken(stage, pool.context),
                 )
             )  # fmt: skip
     return tuple(plans)
+
+
+def _taken(stage: Stage, context: Context) -> str:
+    """Return what the stage's time takes for granted, in words."""
+    return nearest.taken_from(stage, context.points) if isinstance(stage, RetrieveStage) else ""

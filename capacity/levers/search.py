@@ -48,7 +48,8 @@ class Bench:
         key = repr(changes)
         if key not in self.tried:
             scenario, document = self.changed(changes)
-            given = replace(self.given, models=references.models(scenario, document))
+            models, points = references.models(scenario, document), references.points(scenario, document)
+            given = replace(self.given, models=models, points=points)
             self.tried[key] = Figures.of(planner.option(scenario, self.hardware, given))
         return self.tried[key]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from capacity.levers.lever import Changes, InapplicableError, Lever, Models, of_stages, stages
-from capacity.phases.serving_step import Context, rows
+from capacity.phases.context import Context
+from capacity.phases.serving_step import rows
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import EncodeStage, GenerateStage, RankStage, RetrieveStage, ScoreStage
 
@@ -17,6 +19,7 @@ STUDENTS = {
 }  # fmt: skip
 """Published smaller models of the same family; vectors of an encoder stay as wide."""
 CACHED_SHARE = KEPT_SHARE = 0.1
+LOWER_RECALL = 0.9
 SPEC_TOKENS, SPEC_ACCEPTANCE = 3, 0.7
 LIST_ITEMS = 1000
 """Vectors of an inverted list that is not too long to scan (faiss guidelines: lists between 4 and 16 times √items)."""
@@ -183,6 +186,14 @@ def _narrower(scenario: Scenario, _: Models) -> Changes:
     return changes | ({"batch": jobs} if jobs else {})
 
 
+def _lower_recall(scenario: Scenario, _: Models) -> Changes:
+    found = (
+        (stage.name, {"recall": LOWER_RECALL}) for stage in stages(scenario, RetrieveStage)
+        if stage.recall is not None and stage.recall > LOWER_RECALL
+    )  # fmt: skip
+    return of_stages(found, f"no search of the catalogue is asked for a recall above {LOWER_RECALL:g}")
+
+
 def _index(kind: str) -> Callable[[Scenario, Models], Changes]:
     """Return the change of exact searches to an approximate index."""
 
@@ -193,7 +204,8 @@ def _index(kind: str) -> Callable[[Scenario, Models], Changes]:
             if stage.index == kind or (kind != "pq" and stage.index != "exact"):
                 continue
             parts = {"lists": lists, "probes": max(1, lists // 64)}
-            more = {"ivf": parts, "pq": {**parts, "code_bytes": max(1, stage.width // 8)}}.get(kind, {})
+            more: dict[str, Any] = {"ivf": parts, "pq": {**parts, "code_bytes": max(1, stage.width // 8)}}.get(kind, {})
+            more |= {} if stage.recall is None else {"recall": None}
             found.append((stage.name, {"index": kind, **more}))
         return of_stages(found, f"no search of the catalogue could still become {kind}")
 
@@ -286,6 +298,14 @@ SERVING = (
         change=_index("ivf"),
         note="ivf-probes",
         assumes="lists of 1,000 vectors, one in 64 searched: measure the recall",
+    ),
+    Lever(
+        id="lower-recall",
+        title="a tenth of the nearest may be missed",
+        group="vectors",
+        change=_lower_recall,
+        note="ivf-probes",
+        assumes="a recall of 0.9, by the points that the stage names",
     ),
     Lever(
         id="hnsw",

@@ -10,13 +10,13 @@ import numpy as np
 
 from capacity.errors import CapacityError
 from capacity.phases import memory
-from capacity.spec.model import Model, TransformerModel
+from capacity.spec.model import Model, TransformerModel, TwoTowerModel
 from capacity.spec.scenario import BatchJob, Scenario
 from capacity.timing.band import Estimate
 from capacity.timing.device import Device
-from capacity.work import transformer
+from capacity.work import transformer, two_tower
 from capacity.work.building import BREADTH, build, learnt
-from capacity.work.models import architecture, reading, vector_width
+from capacity.work.models import architecture, reading, two_towers, vector_width
 from capacity.work.operations import Amount, Operation
 from capacity.work.retrieval import CODEWORDS, ExactIndex, GraphIndex, Index, InvertedIndex
 
@@ -48,8 +48,10 @@ def batch_operations(job: BatchJob, model: Model | None, scenario: Scenario, ite
     """Return what one batch of `items` items executes; of an index, what building one of `items` vectors does."""
     if job.task == "index":
         return build(index_of(job, model, items), job.build_effort, job.learn_share)
+    if isinstance(model, TwoTowerModel):
+        return two_tower.encode(two_towers(model).item, items, job.dtype, scenario.engine, normed=model.normed)
     if not isinstance(model, TransformerModel):
-        raise CapacityError(f"batch job {job.name}: an encode job needs a model of family 'transformer'")
+        raise CapacityError(f"batch job {job.name}: an encode job needs a model of family 'transformer' or 'two-tower'")
     tokens = scenario.tokens(job.tokens)
     return transformer.encode(reading(model, tokens), items, tokens, job.dtype, scenario.engine)
 
@@ -123,9 +125,12 @@ def _memory(job: BatchJob, model: Model | None, scenario: Scenario, size: int, m
         if job.index == "exact":
             return {"vectors": size * _width(job, model) * memory.value_bytes(job.dtype)}
         return _index_memory(index_of(job, model, mine), job.learn_share)
-    if not isinstance(model, TransformerModel):
+    if isinstance(model, TwoTowerModel):
+        parts = memory.tower(two_towers(model).item, size, job.dtype)
+    elif isinstance(model, TransformerModel):
+        parts = memory.inference(architecture(model), size * scenario.tokens(job.tokens), job.dtype)
+    else:
         return {}
-    parts = memory.inference(architecture(model), size * scenario.tokens(job.tokens), job.dtype)
     return {name: float(part) for name, part in parts.items()}
 
 

@@ -12,6 +12,7 @@ from capacity.work.models import LookUpModel, parameters
 from capacity.work.operations import Amount
 from capacity.work.optimizer import STATE_VALUES
 from capacity.work.retrieval import Index
+from capacity.work.two_tower import Tower
 
 RESERVE_BYTES = 1.0e9
 """CUDA context, library workspaces and allocator slack on a GPU [byte]; assumed, typical of PyTorch processes."""
@@ -70,6 +71,15 @@ def table(rows: int, width: int, dtype: str) -> float:
 def tables(model: Model, dtype: str, degree: int = 1) -> dict[str, Amount]:
     """Return what a model of embedding tables keeps resident, rows shared by `degree` devices [byte]."""
     return {"weights": weights(model, dtype, degree)}
+
+
+def tower(encoder: Tower, samples: Amount, dtype: str, degree: int = 1) -> dict[str, Amount]:
+    """Return what one encoder of two towers keeps while it encodes `samples`, shared by `degree` devices [byte]."""
+    width = value_bytes(dtype)
+    return {
+        "weights": encoder.parameters * width / degree,
+        "activations": samples * encoder.live_values * max(width, 2) / degree,
+    }
 
 
 def training(model: Model, dtype: str, optimizer: str, activations: Amount) -> dict[str, Amount]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from capacity.errors import CapacityError
-from capacity.phases import memory
+from capacity.phases import memory, nearest, sharing
+from capacity.phases.context import Context
 from capacity.spec import names
 from capacity.spec.model import (
     Bert4RecModel,
@@ -18,12 +19,10 @@ from capacity.spec.model import (
     FusionScorerModel,
     IdRankerModel,
     LstmModel,
-    Model,
     TransformerModel,
+    TwoTowerModel,
 )
 from capacity.spec.names import Precision
-from capacity.spec.scenario import Scenario
-from capacity.spec.serving_engine import ServingEngine
 from capacity.spec.stages import (
     EncodeStage,
     FetchStage,
@@ -35,51 +34,38 @@ from capacity.spec.stages import (
     RetrieveStage,
     ScoreStage,
     Stage,
+    TowerStage,
 )
 from capacity.timing.band import Estimate, total
 from capacity.timing.device import Device
 from capacity.timing.form import MissingFactError
-from capacity.work import bert4rec, embedding, interaction, recurrent, retrieval, sequential, tiers, transformer
-from capacity.work.architecture import Layer
-from capacity.work.caching import hit_rate_of
-from capacity.work.models import LookUpModel, architecture, item_transformer, parameters, reading, rows_read, table_rows
-from capacity.work.operations import Amount, Attention, Collective, Gather, Gemm, Operation, repeated
+from capacity.work import (
+    bert4rec,
+    embedding,
+    interaction,
+    recurrent,
+    retrieval,
+    sequential,
+    tiers,
+    transformer,
+    two_tower,
+)
+from capacity.work.models import (
+    LookUpModel,
+    architecture,
+    item_transformer,
+    parameters,
+    reading,
+    rows_read,
+    table_rows,
+    two_towers,
+)
+from capacity.work.operations import Amount, Attention, Gather, Gemm, Operation, repeated
 from capacity.work.padding import Lengths, Padded, padded
 from capacity.work.placement import row_bytes
+from capacity.work.two_tower import TwoTower
 
-Models = Mapping[str, Model]
 LookUpStage: TypeAlias = RankStage | ScoreStage
-READ_S = {"cpu": 1e-7, "gpu": 5e-7, "accelerator": 5e-7}
-"""Latency of a scattered read that the next one waits for [s] (assumed; about 480 cycles on an idle H100, Luo et al.
-2024, arXiv:2402.13499, and more where the translation of the address misses)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What a stage needs to know besides itself."""
-
-    scenario: Scenario
-    models: Models
-    tensor_parallel: int = 1
-    """Devices that share each product of one replica."""
-    engines: tuple[ServingEngine, ...] = ()
-    """What is known of LLM engines."""
-
-    def hit_rate(self, stage: Stage) -> float:
-        """Return the share of requests that a cache in front of the stage answers: as given, or from its size."""
-        if stage.cache is None:
-            return stage.cache_hit_rate
-        kinds = {"users": self.scenario.audience.users, "items": self.scenario.catalogue.items}
-        keys = stage.cache.keys if isinstance(stage.cache.keys, int) else kinds[stage.cache.keys]
-        return hit_rate_of(keys, stage.cache.exponent, stage.cache.entries)
-
-    def reaching(self, stage: Stage) -> float:
-        """Return the share of requests that reach a stage: the others were answered by a cache of results before it."""
-        share = 1.0
-        for name in self.scenario.serving.before(stage.name):
-            other = self.scenario.serving.stage(name)
-            share *= 1 - self.hit_rate(other) * other.cache_answers
-        return share
 
 
 def operations(stage: Stage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -98,18 +84,13 @@ def time(stage: Stage, requests: Amount, device: Device, context: Context) -> Es
     working = requests * (1 - context.hit_rate(stage))
     if isinstance(stage, GenerateStage):
         prefill, decode = generation(stage, working, context)
-        return total([_step(device, prefill, context), _step(device, decode, context)])
-    step = _step(device, operations(stage, working, context), context)
+        return total([sharing.step(device, prefill, context), sharing.step(device, decode, context)])
+    if isinstance(stage, RetrieveStage):
+        return nearest.time(stage, working, device, context)
+    step = sharing.step(device, operations(stage, working, context), context)
     if isinstance(stage, LookUpStage):
         return total([step, _awaited(stage, working, device, context)])
-    found = index(stage, context) if isinstance(stage, RetrieveStage) else None
-    return total([step, _walk(found, device)]) if isinstance(found, retrieval.GraphIndex) else step
-
-
-def _walk(graph: retrieval.GraphIndex, device: Device) -> Estimate:
-    """Return how long a search waits for reads, those of neighbors' numbers before those of their vectors [s]."""
-    reads = 2.0 * (graph.breadth + retrieval.GRAPH_HOPS)
-    return Estimate(reads * READ_S[device.hardware.kind], {"latency of scattered reads": 0.4}, "assumed")
+    return step
 
 
 class Rows(NamedTuple):
@@ -182,14 +163,6 @@ def lacking_bytes(stage: Stage, context: Context) -> float:
     return size - stage.tables.held_bytes(size)
 
 
-def _step(device: Device, work: tuple[Operation, ...], context: Context) -> Estimate:
-    """Time of a step whose products are shared by `tensor_parallel` devices that then exchange their parts."""
-    degree = context.tensor_parallel
-    exchange = [operation for operation in work if isinstance(operation, Collective)]
-    kernels = device.step(operation for operation in work if not isinstance(operation, Collective))
-    return total([kernels.scaled(1 / degree), *(device.time(operation) for operation in exchange)])
-
-
 def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, Amount]:
     """Return what `stage` keeps in one device's memory while it serves a batch [byte], by component.
 
@@ -209,15 +182,23 @@ def memory_parts(stage: Stage, requests: int, context: Context) -> Mapping[str, 
             parts = memory.inference(architecture(model), requests * tokens, stage.dtype, degree)
             return parts | {"KV cache": memory.kv_cache(architecture(model), requests, tokens, stage.dtype, degree)}
         case RetrieveStage():
-            return memory.vectors(index(stage, context), requests * stage.queries)
-        case RankStage() | NextItemStage() | FuseStage() | ScoreStage():
-            return _weights(stage, context) | (
-                _activations(stage, requests, context) if isinstance(stage, ScoreStage) else {}
-            )
+            return memory.vectors(nearest.index(stage, context), requests * stage.queries)
+        case RankStage() | NextItemStage() | FuseStage() | ScoreStage() | TowerStage():
+            return _model_memory(stage, requests, context)
         case FetchStage():
             return {"feature table": memory.table(stage.table_rows, stage.width, stage.dtype) / degree}
         case _:
             return {}
+
+
+def _model_memory(
+    stage: LookUpStage | NextItemStage | FuseStage | TowerStage, requests: int, context: Context
+) -> dict[str, Amount]:
+    """Return what a model that reads no texts keeps on one device, activations where they matter [byte]."""
+    if isinstance(stage, TowerStage):
+        return memory.tower(_user_tower(stage, context).user, requests, stage.dtype, context.tensor_parallel)
+    more = _activations(stage, requests, context) if isinstance(stage, ScoreStage) else {}
+    return _weights(stage, context) | more
 
 
 def _weights(stage: LookUpStage | NextItemStage | FuseStage, context: Context) -> dict[str, Amount]:
@@ -239,8 +220,8 @@ def generation(
     precision = names.dtype(stage.dtype)
     prefill = transformer.prefill(model, requests, prompt, precision.compute, fusion)
     step = transformer.decode(model, requests, prompt + stage.output_tokens / 2, precision.compute, fusion)
-    exchange = _exchange(model.layer, model.layers, requests * prompt, precision.compute, context)
-    step_exchange = _exchange(model.layer, model.layers, requests, precision.compute, context)
+    exchange = sharing.exchange(model.layer, model.layers, requests * prompt, precision.compute, context)
+    step_exchange = sharing.exchange(model.layer, model.layers, requests, precision.compute, context)
     prefill, step = _stored(prefill, precision), _stored(step, precision)
     return prefill + exchange, repeated(step + step_exchange, stage.output_tokens)
 
@@ -250,23 +231,6 @@ def _stored(operations: tuple[Operation, ...], precision: Precision) -> tuple[Op
     if precision.weight == precision.compute:
         return operations
     return tuple(replace(op, weight_dtype=precision.weight) if isinstance(op, Gemm) else op for op in operations)
-
-
-def _exchange(layer: Layer, layers: int, tokens: Amount, dtype: str, context: Context) -> tuple[Operation, ...]:
-    """Two all-reduces of the hidden states in every block (Shoeybi et al. 2019, §3)."""
-    if context.tensor_parallel == 1:
-        return ()
-    width = memory.value_bytes(dtype)
-    message = tokens * layer.hidden * max(width, 2)
-    return (
-        Collective(
-            kind="all_reduce",
-            message_bytes=message,
-            devices=context.tensor_parallel,
-            count=2 * layers,
-            label="all-reduce",
-        ),
-    )
 
 
 def lengths(stage: EncodeStage, requests: Amount, context: Context) -> Padded:
@@ -283,50 +247,12 @@ def _encode(stage: EncodeStage, requests: Amount, context: Context) -> tuple[Ope
     model, square = architecture(_transformer(context, stage.model)), length.root_mean_square
     work = transformer.encode(model, texts, length.mean, stage.dtype, context.scenario.engine)
     varied = tuple(replace(op, query=square, keys=square) if isinstance(op, Attention) else op for op in work)
-    return varied + _exchange(model.layer, model.layers, texts * length.mean, stage.dtype, context)
+    return varied + sharing.exchange(model.layer, model.layers, texts * length.mean, stage.dtype, context)
 
 
 def _generate(stage: GenerateStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
     prefill, decode = generation(stage, requests, context)
     return prefill + decode
-
-
-def index(stage: RetrieveStage, context: Context) -> retrieval.Index:
-    """Return the part of the index that one device of one shard holds."""
-    items = context.scenario.catalogue.items / (stage.shards * context.tensor_parallel)
-    match stage.index:
-        case "exact":
-            return retrieval.ExactIndex(items=items, width=stage.width, dtype=stage.dtype, metric=stage.metric)
-        case "hnsw":
-            breadth = max(stage.effort, stage.top)  # a search keeps at least what it is to return
-            return retrieval.GraphIndex(
-                items=items, width=stage.width, dtype=stage.dtype, links=stage.links, breadth=breadth
-            )  # fmt: skip
-        case "ivf" | "pq":
-            return retrieval.InvertedIndex(
-                items=items, width=stage.width, dtype=stage.dtype, lists=stage.lists, probes=stage.probes,
-                code_bytes=stage.code_bytes if stage.index == "pq" else None, metric=stage.metric,
-            )  # fmt: skip
-
-
-def _retrieve(stage: RetrieveStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
-    """Every device searches its own part for every query."""
-    queries, devices = requests * stage.queries, context.tensor_parallel
-    work = repeated(index(stage, context).search(queries, stage.top), devices)
-    found = queries * stage.top * (memory.value_bytes(stage.dtype) + 8) * devices
-    return work + _shards("all_gather", found, context)
-
-
-def _shards(kind: Literal["all_gather", "alltoall"], message: Amount, context: Context) -> tuple[Operation, ...]:
-    """Return what devices that share the rows of a catalogue or a table tell each other: results, or rows looked up."""
-    if context.tensor_parallel == 1:
-        return ()
-    return (Collective(kind=kind, message_bytes=message, devices=context.tensor_parallel, label="shards"),)
-
-
-def _looked_up(rows: Amount, width: int, dtype: str, context: Context) -> tuple[Operation, ...]:
-    """Return the exchange of looked-up rows: each device gets those of its share of the batch."""
-    return _shards("alltoall", rows * width * memory.value_bytes(dtype) / context.tensor_parallel, context)
 
 
 def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -338,7 +264,7 @@ def _score(stage: ScoreStage, requests: Amount, context: Context) -> tuple[Opera
     else:
         work = sequential.score_candidates(model, requests, events, stage.candidates, stage.dtype, engine)
         sent = rows_read(model, requests, events, stage.candidates)
-    return _as_stored(work, stage, context) + _looked_up(sent, model.embedding_size, stage.dtype, context)
+    return _as_stored(work, stage, context) + sharing.looked_up(sent, model.embedding_size, stage.dtype, context)
 
 
 def _activations(stage: ScoreStage, requests: Amount, context: Context) -> dict[str, Amount]:
@@ -360,7 +286,7 @@ def _rank(stage: RankStage, requests: Amount, context: Context) -> tuple[Operati
     model = _model(context, stage.model, IdRankerModel)
     pairs = requests * stage.candidates
     work = embedding.rank_pairs(model, pairs, stage.dtype, context.scenario.engine)
-    return _as_stored(work, stage, context) + _looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
+    return _as_stored(work, stage, context) + sharing.looked_up(2 * pairs, model.embedding_size, stage.dtype, context)
 
 
 def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -369,6 +295,18 @@ def _next_item(stage: NextItemStage, requests: Amount, context: Context) -> tupl
         return bert4rec.next_item(item_transformer(items), requests, history, stage.dtype, engine)
     model = _model(context, stage.model, LstmModel)
     return recurrent.next_item(model, requests, history, stage.dtype)
+
+
+def _user_tower(stage: TowerStage, context: Context) -> TwoTower:
+    return two_towers(_model(context, stage.model, TwoTowerModel))
+
+
+def _tower(stage: TowerStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
+    """One user a request; rows of one bag are summed where they lie."""
+    model, engine = _user_tower(stage, context), context.scenario.engine
+    work = two_tower.encode(model.user, requests, stage.dtype, engine, normed=model.normed)
+    sent = requests * len(model.user.tables)
+    return work + sharing.looked_up(sent, model.user.embedding_size, stage.dtype, context)
 
 
 def _fuse(stage: FuseStage, requests: Amount, context: Context) -> tuple[Operation, ...]:
@@ -394,6 +332,7 @@ def _model(context: Context, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
 
 
 _WORK: dict[type, Callable[[Any, Amount, Context], tuple[Operation, ...]]] = {
-    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: _retrieve, RankStage: _rank,
-    ScoreStage: _score, NextItemStage: _next_item, FuseStage: _fuse, FetchStage: _fetch, HostStage: lambda *_: (),
+    EncodeStage: _encode, GenerateStage: _generate, RetrieveStage: nearest.operations, RankStage: _rank,
+    ScoreStage: _score, NextItemStage: _next_item, TowerStage: _tower, FuseStage: _fuse, FetchStage: _fetch,
+    HostStage: lambda *_: (),
 }  # fmt: skip

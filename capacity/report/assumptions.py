@@ -13,6 +13,7 @@ from capacity.money.prices import price_range
 from capacity.plan import CostLine, JobPlan, Option, Plan, PoolPlan
 from capacity.report.cells import Cell, Missing, Number, finite
 from capacity.spec.scenario import Scenario
+from capacity.spec.stages import RetrieveStage
 from capacity.timing.band import Z90
 
 HOURS_NAME, REQUESTS_NAME = "hours_per_month", "requests_per_month"
@@ -236,7 +237,11 @@ def settings(plan: Plan, scenario: Scenario) -> tuple[tuple[str, Cell, str], ...
         ("Copies of the vectors", kept.vector_copies, "copies"),
         ("Checkpoints kept", kept.checkpoints, "copies"),
         ("Features kept", kept.features, "bytes"),
-    )
+        *(
+            (f"Recall of {stage.name}, as {stage.points} reached it", stage.recall, "1")
+            for stage in scenario.serving.stages if isinstance(stage, RetrieveStage) and stage.recall is not None
+        ),
+    )  # fmt: skip
 
 
 def slug(text: str) -> str:

@@ -142,8 +142,8 @@ def caveats(plan: Plan) -> tuple[str, ...]:
 
 
 def option_caveats(plan: Plan, option: Option) -> tuple[str, ...]:
-    """Return what `plan` does not know about one option: bases, bands, the objective at P90, prices."""
-    found = [*_bases(option), *_bands(option), *_late(plan, option)]
+    """Return what `plan` does not know about one option: bases, what it takes for granted, bands, prices."""
+    found = [*_bases(option), *_taken(option), *_bands(option), *_late(plan, option)]
     return (*found, *(_prices(option.cost) if option.cost else ()))
 
 
@@ -153,6 +153,10 @@ def _bases(option: Option) -> Iterator[str]:
     weak = [f"{name} {basis}" for name, basis in times if basis in WEAK]
     if weak:
         yield f"times that nobody measured on this hardware: {', '.join(weak)}; efficiencies: {option.origin}"
+
+
+def _taken(option: Option) -> Iterator[str]:
+    return (stage.takes for stage in option.stages if stage.takes)
 
 
 def _bands(option: Option) -> Iterator[str]:

@@ -9,6 +9,7 @@ from capacity.report import serving_figures as figures
 from capacity.report.cells import Missing, shown
 from capacity.report.sentence import NEAREST, WEAK, Piece
 from capacity.report.serving import Answer, replicas_text
+from capacity.spec.stages import RetrieveStage
 from capacity.units import text, usd
 
 
@@ -148,6 +149,8 @@ def _caveats(found: Answer, option: Serving) -> Iterator[str]:
     if run.unfinished:
         yield f"{text(run.unfinished, 'count')} requests were still inside when the run ended"
     yield from _slow(found, option)
+    stages = found.scenario.serving.stages
+    yield from filter(None, (stage.borrowed for stage in stages if isinstance(stage, RetrieveStage)))
     if option.basis in WEAK:
         yield f"step times are {option.basis}, nobody measured them on this hardware; efficiencies: {option.origin}"
     for flag in option.cost.flags if option.cost else ():

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from capacity import catalogue
 from capacity.errors import InputError, UnknownNameError
 from capacity.fleet.rollout import ColdCache, course_of, warm_look_ups
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.model import Model
 from capacity.spec.rollout import Rollout
 from capacity.spec.scenario import BatchJob, Scenario
-from capacity.spec.stages import Cache, EncodeStage, FuseStage, RetrieveStage, Stage
+from capacity.spec.stages import Cache, EncodeStage, FuseStage, RetrieveStage, Stage, TowerStage
 from capacity.work.models import vector_width
+
+BUILT = ("task", "width", "dtype", "metric", "index", "lists", "links", "code_bytes", "shards")
+"""Fields of a retrieve stage that its index is built by."""
 
 
 def settings(
@@ -78,7 +81,7 @@ def _widths(scenario: Scenario, old: str, widths: tuple[int, int]) -> Iterator[s
 def _encoded_by(scenario: Scenario, stage: Stage, model: str) -> bool:
     """Return whether texts of a request come to a stage as vectors of a model."""
     before = (scenario.serving.stage(name) for name in scenario.serving.before(stage.name))
-    return any(isinstance(item, EncodeStage) and item.model == model for item in before)
+    return any(isinstance(item, EncodeStage | TowerStage) and item.model == model for item in before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,7 @@ class Touched:
     stages
         Stages that change, those with a new index included.
     indexes
-        Retrieve stages that need a new index: they change, or the vectors that they search do.
+        Retrieve stages that need a new index: what is built changes, or the vectors that they search do.
     cold
         Stages whose caches start empty.
     pools
@@ -118,10 +121,11 @@ def touched(old: Scenario, new: Scenario, policy: Rollout) -> Touched:
     changed = {stage.name for stage in new.serving.stages if before.get(stage.name) != stage}
     if not changed:
         raise InputError("nothing to roll out: no stage changes")
-    encoders = {name for name in changed if isinstance(new.serving.stage(name), EncodeStage)}
+    encoders = {name for name in changed if isinstance(new.serving.stage(name), EncodeStage | TowerStage)}
     indexes = tuple(
         stage for stage in new.serving.stages
-        if isinstance(stage, RetrieveStage) and (stage.name in changed or encoders & {*new.serving.before(stage.name)})
+        if isinstance(stage, RetrieveStage)
+        and (_built_anew(before.get(stage.name), stage) or encoders & {*new.serving.before(stage.name)})
     )  # fmt: skip
     stages = tuple(
         stage.name for stage in new.serving.stages if stage.name in changed | {item.name for item in indexes}
@@ -131,6 +135,11 @@ def touched(old: Scenario, new: Scenario, policy: Rollout) -> Touched:
         stages=stages, indexes=indexes, cold=cold, pools=_pools(new, stages, cold),
         jobs=tuple(job for job in new.batch if job not in old.batch),
     )  # fmt: skip
+
+
+def _built_anew(old: Stage | None, new: RetrieveStage) -> bool:
+    """Return whether the index itself changes; how far it is searched, and what for, needs no new one."""
+    return old is None or any(getattr(old, key, None) != getattr(new, key) for key in BUILT)
 
 
 def _cached(stage: Stage) -> bool:
@@ -191,6 +200,7 @@ def _notes(old: Scenario, new: Scenario, change: Touched) -> Iterator[str]:
     for before, after in sorted(widths):
         if readers:
             yield f"vectors change from {before} to {after} values; {', '.join(readers)} is planned as it stands"
+    yield from filter(None, (stage.borrowed for stage in new.serving.stages if isinstance(stage, RetrieveStage)))
     if change.indexes:
         yield "an index takes at least the time of its memory traffic to build; no build was measured"
 

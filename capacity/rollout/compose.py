@@ -14,8 +14,8 @@ from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import ColdCache, IndexMemory, Phase, Rolled, Step
 from capacity.money import ownership
-from capacity.phases import serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases import nearest
+from capacity.phases.context import Context
 from capacity.plan import Cost, CostLine, JobPlan, Option
 from capacity.planner import Inputs
 from capacity.rollout import jobs
@@ -120,7 +120,8 @@ class _Rolling:
         """Return what stages of a scenario need to know besides themselves."""
         items, users = scenario.catalogue.items, scenario.audience.users
         models = {name: resized(model, items, users) for name, model in self.given.models.items()}
-        return Context(scenario=scenario, models=models, engines=self.given.shared.serving_engines)
+        engines, points = self.given.shared.serving_engines, self.given.points
+        return Context(scenario=scenario, models=models, engines=engines, points=points)
 
     def builds(self) -> Iterator[Phase]:
         """Yield a phase for each index that must be built anew."""
@@ -223,7 +224,7 @@ def _job(phase: Phase) -> JobPlan:
 
 
 def _index_bytes(stage: RetrieveStage, context: Context) -> float:
-    return float(serving_step.index(stage, context).memory_bytes) * stage.shards
+    return float(nearest.index(stage, context).memory_bytes) * stage.shards
 
 
 def _storage(line: CostLine, found: Rolled) -> Phase:

@@ -10,8 +10,8 @@ from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import Phase
 from capacity.money.ownership import MONTH_S
-from capacity.phases import batch, serving_step
-from capacity.phases.serving_step import Context
+from capacity.phases import batch, nearest
+from capacity.phases.context import Context
 from capacity.plan import JobPlan, Violation
 from capacity.planner import Inputs
 from capacity.rollout.change import keys
@@ -135,4 +135,4 @@ def build_operations(stage: RetrieveStage, context: Context, effort: int) -> tup
 
 
 def _part(stage: RetrieveStage, context: Context) -> Index:
-    return serving_step.index(stage, replace(context, tensor_parallel=1))
+    return nearest.index(stage, replace(context, tensor_parallel=1))

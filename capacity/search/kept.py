@@ -55,6 +55,7 @@ class Kept:
             variant.hardware, variant.scenario.model_dump_json(), space.model_dump_json(), given.today.isoformat(),
             repr(sorted(calibration.model_dump_json() for calibration, _ in given.calibrations)),
             given.shared.model_dump_json(), given.rates.model_dump_json(), repr(sorted(variant.models.items())),
+            repr(sorted(given.points.items())),
         ]  # fmt: skip
         return self.folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.npz"
 

@@ -17,7 +17,7 @@ from capacity.fleet.sizing import fleet
 from capacity.fleet.ways import Array
 from capacity.money import ownership
 from capacity.money.prices import price_range
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.plan import JobPlan, Option, Violation
 from capacity.planner import Inputs
 from capacity.search.limits import Limits, limits
@@ -87,7 +87,8 @@ class Place:
         hardware = planner.profile(variant.hardware, given)
         device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
         models = planner.sized_models(scenario, variant.models)
-        context = Context(scenario=scenario, models=models, engines=tuple(given.shared.serving_engines))
+        engines, points = tuple(given.shared.serving_engines), given.points
+        context = Context(scenario=scenario, models=models, engines=engines, points=points)
         pools = candidates(context, device)
         jobs, missed = planner.jobs(scenario, device, models, given)
         small = [too_small(tried[-1]) for tried in pools if not any(pool.largest_batch for pool in tried)]

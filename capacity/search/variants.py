@@ -37,6 +37,7 @@ def variants(
             over = documents.merged(document, Document("search", listed(changes, document.data)))
             changed = documents.validated(over, Scenario)
             models = references.models(changed, over)
+            references.points(changed, over)
         except CapacityError as error:
             what = " + ".join(part for part in (engine, dtype, *pulled) if part)
             refused.append(Refused(what=what, reason=str(error).splitlines()[0]))

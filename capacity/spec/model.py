@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -243,6 +244,17 @@ class IndexPoints(Spec):
     basis: Literal["published", "measured", "assumed"]
     source: str
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> IndexPoints:
+        needs = {"ivf": {"lists"}, "ivf-pq": {"lists", "code_bytes"}, "hnsw": {"links"}}[self.kind]
+        has = {name for name in ("lists", "links", "code_bytes") if getattr(self, name) is not None}
+        if has != needs:
+            raise ValueError(f"an index of kind {self.kind} has {', '.join(sorted(needs))} of lists, links, code_bytes")
+        for before, after in pairwise(self.points):
+            if after.effort <= before.effort or after.recall <= before.recall:
+                raise ValueError(f"effort and recall must rise from point to point, not {before} to {after}")
+        return self
 
 
 Model: TypeAlias = (

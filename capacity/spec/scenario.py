@@ -79,7 +79,7 @@ class BatchJob(Spec):
     name: Name
     task: Literal["encode", "index"]
     model: str | None = None
-    """The encoder; not needed for an index build."""
+    """The encoder, of two towers that of the items; not needed for an index build."""
     items: Literal["catalogue", "new-items", "users"] | Count = "catalogue"
     tokens: TextLength = "item"
     width: Count | None = None

@@ -188,23 +188,53 @@ class RetrieveStage(_Stage):
     """exact: all vectors; ivf: the nearest lists; hnsw: a graph; pq: compressed codes in the nearest lists."""
     lists: Count = 1024
     """Lists that ivf and pq part the vectors into."""
-    probes: Count = 16
-    """Lists that are searched."""
+    probes: Count | None = None
+    """Lists that are searched; by default 16."""
     links: Annotated[Count, Field(ge=2)] = 32
     """Neighbors a vector of the graph keeps (hnsw's M)."""
-    effort: Count = 64
-    """Candidates kept while the graph is searched (hnsw's efSearch)."""
+    effort: Count | None = None
+    """Candidates kept while the graph is searched (hnsw's efSearch); by default 64."""
+    recall: Annotated[Fraction, Field(gt=0)] | None = None
+    """Share of the true nearest to be found, in place of probes or effort, which are then read off `points`."""
+    points: str | None = None
+    """Recalls that such an index reached, by search effort: an id of model_profiles/retrieval, or a file of yours."""
     code_bytes: Count = 64
     """Bytes of a compressed vector (pq)."""
     shards: Count = 1
     """Parts of the index on replicas of their own: each request asks all of them, the slowest decides."""
 
+    @property
+    def breadth(self) -> int:
+        """Lists that ivf and pq search, or candidates that hnsw keeps, where no recall is asked for."""
+        return (self.effort or 64) if self.index == "hnsw" else min(self.probes or 16, self.lists)
+
+    @property
+    def borrowed(self) -> str:
+        """Whose recall it takes for its own, in words; empty where none is asked for."""
+        said = (
+            f"recall {self.recall} of stage {self.name} is taken from points {self.points}: yours may need more effort"
+        )
+        return "" if self.recall is None else said
+
     @model_validator(mode="after")
     def _searchable(self) -> RetrieveStage:
-        if self.index in {"ivf", "pq"} and self.probes > self.lists:
+        if self.index in {"ivf", "pq"} and (self.probes or 0) > self.lists:
             raise ValueError(f"probes {self.probes} of only {self.lists} lists")
         if self.index == "pq" and self.code_bytes > self.width:
             raise ValueError(f"code_bytes {self.code_bytes} for vectors of only {self.width} values")
+        return self
+
+    @model_validator(mode="after")
+    def _one_effort(self) -> RetrieveStage:
+        if self.recall is None:
+            return self
+        given = "effort" if self.index == "hnsw" else "probes"
+        if self.index == "exact":
+            raise ValueError("an exact search finds all: a recall is for index ivf, hnsw or pq")
+        if getattr(self, given) is not None:
+            raise ValueError(f"give recall or {given}, not both (an override takes it away with `{given}: null`)")
+        if self.points is None:
+            raise ValueError("a recall needs points, from which its effort is read: see model_profiles/retrieval")
         return self
 
 
@@ -235,6 +265,14 @@ class NextItemStage(_Stage):
 
     families: ClassVar[tuple[str, ...]] = ("lstm", "bert4rec")
     task: Literal["next-item"]
+    model: str
+
+
+class TowerStage(_Stage):
+    """The user tower of two towers makes a vector of the user: rows of its tables, dense features, linear layers."""
+
+    family: ClassVar[str] = "two-tower"
+    task: Literal["tower"]
     model: str
 
 
@@ -269,7 +307,7 @@ class HostStage(_Stage):
 
 
 Stage = Annotated[
-    EncodeStage | GenerateStage | RetrieveStage | RankStage | ScoreStage | NextItemStage | FuseStage | FetchStage
-    | HostStage,
+    EncodeStage | GenerateStage | RetrieveStage | RankStage | ScoreStage | NextItemStage | TowerStage | FuseStage
+    | FetchStage | HostStage,
     Field(discriminator="task"),
 ]  # fmt: skip

@@ -66,6 +66,16 @@ class Tower:
         return sum(self.tables) * self.embedding_size
 
     @property
+    def parameters(self) -> int:
+        """Entries of tables and layers."""
+        return self.table_parameters + self.layer_parameters
+
+    @property
+    def live_values(self) -> int:
+        """Most values of a sample that are live at once: a layer's input beside its output."""
+        return max(inputs + outputs for inputs, outputs in pairwise((self.inputs, *self.layers)))
+
+    @property
     def layer_parameters(self) -> int:
         """Entries of the linear layers, with bias."""
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise((self.inputs, *self.layers)))
@@ -106,7 +116,7 @@ def parameters(model: TwoTower) -> int:
     >>> parameters(TwoTower(user=user, item=item))
     44
     """
-    return sum(tower.table_parameters + tower.layer_parameters for tower in model.towers)
+    return sum(tower.parameters for tower in model.towers)
 
 
 def encode(

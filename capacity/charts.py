@@ -266,7 +266,7 @@ def styled(figure: Figure, title: str, x: str, y: str) -> Figure:
 def themed(figure: Figure, *, dark: bool) -> Figure:
     """Return the figure without a ground of its own, its ink and grid for a light or a dark one."""
     found = go.Figure(_inked(figure.to_dict())) if dark else go.Figure(figure)
-    found.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR)
+    found.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, modebar_bgcolor=CLEAR)
     if dark:
         found.update_layout(template="plotly_dark")
     return found

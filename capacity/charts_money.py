@@ -15,8 +15,8 @@ from capacity.units import text, usd
 SHADE = "rgba(0, 114, 178, 0.22)"
 PATTERNS = ("", "/", "x", ".", "-", "|", "\\", "+")
 """Patterns beside the colors, so that groups differ without them."""
-PER_BAR, AROUND = 34, 170
-"""Height of a figure of horizontal bars: of each bar, and of all around them [pixel]."""
+PER_BAR, AROUND, LEGEND_BELOW = 36, 150, 55
+"""Height of a figure of horizontal bars: of each bar, of all around them, and from them to the legend [pixel]."""
 
 
 def name(item: Outcome) -> str:
@@ -85,10 +85,17 @@ def tornado(item: Outcome) -> Figure:
             name=label, y=names, x=ends, mode="markers", marker={"symbol": symbol, "size": 12, "color": color},
             hovertext=[usd(end) for end in ends], hovertemplate="%{y}: %{hovertext}",
         )  # fmt: skip
-    figure.add_vline(x=item.risk.total.p50, line_dash="dash", line_color=INK, annotation_text="P50")
+    figure.add_vline(
+        x=item.risk.total.p50, line_dash="dash", line_color=INK, annotation_text="P50", annotation_yanchor="bottom"
+    )
+    return _rows(styled(figure, f"What moves the total: {name(item)}", "All months [USD]", ""), len(names))
+
+
+def _rows(figure: Figure, count: int) -> Figure:
+    """Return a figure of horizontal bars, the first on top, as high as it has bars, its legend clear of the axis."""
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(height=AROUND + PER_BAR * len(names))
-    return styled(figure, f"What moves the total: {name(item)}", "All months [USD]", "")
+    figure.update_layout(height=AROUND + PER_BAR * count, legend_y=-LEGEND_BELOW / (PER_BAR * count))
+    return figure
 
 
 def tornado_words(item: Outcome) -> str:
@@ -121,11 +128,12 @@ def totals(found: Prospects) -> Figure:
     outlook = found.forecast.outlook
     if outlook.budget is not None:
         whole = outlook.budget * outlook.months
-        figure.add_vline(x=whole, line_dash="dash", line_color=INK, annotation_text="budget")
-    figure.update_yaxes(autorange="reversed")
+        figure.add_vline(
+            x=whole, line_dash="dash", line_color=INK, annotation_text="budget", annotation_yanchor="bottom"
+        )
     figure.update_xaxes(rangemode="tozero")
-    figure.update_layout(height=AROUND + PER_BAR * len(names))
-    return styled(figure, "All months together, least regret first", f"{outlook.months} months [USD]", "")
+    figure = styled(figure, "All months together, least regret first", f"{outlook.months} months [USD]", "")
+    return _rows(figure, len(names))
 
 
 def totals_words(found: Prospects) -> str:
@@ -145,7 +153,7 @@ def over_budget(found: Prospects) -> Figure:
         shares = [100 * (band.over_budget or 0.0) for band in item.risk.months]
         figure.add_scatter(
             name=name(item), x=list(range(1, len(shares) + 1)), y=shares, mode="lines",
-            line={"color": PALETTE[place % len(PALETTE)], "dash": DASHES[place // len(PALETTE) % len(DASHES)]},
+            line={"color": PALETTE[place % len(PALETTE)], "dash": DASHES[place % len(DASHES)]},
             hovertemplate="month %{x}: %{y:.0f} %",
         )  # fmt: skip
     figure.update_yaxes(range=[0, 103])
@@ -153,7 +161,7 @@ def over_budget(found: Prospects) -> Figure:
 
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-"""Dashes of lines whose colors repeat."""
+"""Dashes beside the colors, so that lines differ without them."""
 
 
 def over_budget_words(found: Prospects) -> str:

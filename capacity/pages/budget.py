@@ -19,14 +19,13 @@ from capacity.spec.outlook import Commitment, Outlook
 from capacity.units import text, usd
 
 NONE = "none"
-SOON = 13
-"""First month on new hardware, until a person says another."""
+SOON = 13  # first month on new hardware, until a person says another
+# Keys of the outlook that are typed in hundredths: label and explanation.
 SHARES = {
     "growth.traffic": ("Growth of traffic [% a month]", "From one month to the next."),
     "price_decline": ("Price decline [% a year]", "Of devices; below 0 they get dearer."),
     "discount_rate": ("Discount rate [% a year]", "Interest at which later money counts less."),
 }
-"""Keys of the outlook typed in hundredths: label and explanation."""
 OPTIONS = (
     "name", "buying", "usd", "present_usd", "first_usd", "last_usd", "most_cash_usd", "beyond_usd", "idle_fraction",
 )  # fmt: skip
@@ -40,6 +39,7 @@ def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
     said = state.outlook_of(view, cached.compared(view))
+    st.title("Budget and risk", anchor=False)
     _inputs(view, said)
     found = _prospects(view)
     drawn = "".join(f"<strong>{escape(p.text)}</strong>" if p.strong else escape(p.text) for p in report.pieces(found))
@@ -68,7 +68,7 @@ def _inputs(view: View, said: Outlook) -> None:
             on_change=_bound(name, round(100 * share, 6), partial(_number, key, 100)),
         )  # fmt: skip
     columns[4].number_input(
-        "Budget [USD a month]", min_value=0.0, step=100.0, placeholder="no budget", key="budget-budget",
+        "Budget [USD a month]", value=None, min_value=0.0, step=100.0, placeholder="no budget", key="budget-budget",
         help="With one, every probability of exceeding it is told.",
         on_change=_bound("budget-budget", said.budget, partial(_number, "budget", 1)),
     )  # fmt: skip

@@ -98,9 +98,7 @@ def _choices(view: View, baseline: View) -> None:
 def _variants(view: View, baseline: View) -> Iterator[Variant]:
     """Yield the baseline, the view where it differs, and each what-if; one that is refused is told and left out."""
     wanted = {BASELINE: baseline, HERE: view} if same(view) != same(baseline) else {BASELINE: baseline}
-    wanted |= {
-        name: replace(view, overrides=(*view.overrides, name)) for name in view.beside if name not in view.overrides
-    }
+    wanted |= {name: _with(view, name) for name in view.beside if name not in view.overrides}
     with st.spinner(f"Planning {len(wanted)} variants …"):
         for name, asked in wanted.items():
             try:
@@ -108,7 +106,14 @@ def _variants(view: View, baseline: View) -> Iterator[Variant]:
             except CapacityError as error:
                 st.error(show.escaped(f"{name} is left out: {error}"))
             else:
+                if name in view.beside and not state.changes(asked, view):
+                    said = f"{name} changes nothing here: a value set at the left wins over what it says."
+                    st.caption(show.escaped(said))
                 yield Variant.of(name, plan, view.option)
+
+
+def _with(view: View, name: str) -> View:
+    return replace(view, overrides=(*view.overrides, name))
 
 
 def _changed(view: View, baseline: View) -> None:

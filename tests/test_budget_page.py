@@ -130,6 +130,7 @@ def test_no_option_is_an_answer_with_its_reason(more, reason):
     assert not app.error
     assert "no device will do" in headline(app)
     assert reason in "\n".join(part.value for part in app.markdown)
+    assert "Choose other devices" in app.info[0].value
     assert not app.get("plotly_chart")
     assert "$0" not in text(app)
 

@@ -188,6 +188,8 @@ def _refused(found: Prospects) -> None:
     if refused:
         st.subheader("What will not do", anchor="refused")
         show.bullets([f"{option.name} ({option.buying}): {option.refused}" for option in refused])
+    if not found.outcomes:
+        st.info("Choose other devices at the left, or loosen the objective: the page Plan says what each one misses.")
 
 
 def _compared(found: Prospects) -> None:
@@ -231,9 +233,9 @@ def way(item: Outcome) -> str:
 
 
 def _take_away(view: View, found: Prospects) -> None:
-    files = {
-        "json": (partial(report.dumps, found), "application/json"), "csv": (partial(report.csv, found), "text/csv"),
-    }  # fmt: skip
+    files = {"json": (partial(report.dumps, found), "application/json")}
+    if found.outcomes:
+        files["csv"] = (partial(report.csv, found), "text/csv")
     columns = st.columns([1, 1, 4])
     for column, (kind, (content, mime)) in zip(columns, files.items(), strict=False):
         column.download_button(

@@ -147,6 +147,62 @@ class CostLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCost:
+    """The monthly bill over what is served in a month, once whole and once its serving devices alone."""
+
+    key: str
+    """The unit in names of JSON: "million_input_tokens"."""
+    name: str
+    """The unit in words: "1 M input tokens"."""
+    things: str
+    """What is counted: "input_tokens"."""
+    size: float
+    """Things in one unit."""
+    amount: float | None
+    """Things in a month; None where the scenario does not say."""
+    bill_usd: float | None
+    """USD of the whole bill for one unit."""
+    serving_usd: float | None
+    """USD of serving devices, spares included, for one unit."""
+    counted: str
+    """What is counted and what is not, or why nothing can be."""
+
+    @property
+    def per_usd(self) -> float | None:
+        """Things for one USD of the whole bill."""
+        return self.size / self.bill_usd if self.bill_usd else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceUse:
+    """Device-hours of a pool or a job in a month: those in which devices work, and those in which they wait."""
+
+    name: str
+    used_hours: float
+    idle_hours: float
+    used_usd: float | None
+    idle_usd: float | None
+
+    @property
+    def used_share(self) -> float:
+        """Share of the paid hours in which devices work [1]."""
+        paid = self.used_hours + self.idle_hours
+        return self.used_hours / paid if paid else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCosts:
+    """What one unit of everything served costs, who uses the devices, and the energy of 1,000 requests."""
+
+    costs: tuple[UnitCost, ...]
+    uses: tuple[DeviceUse, ...]
+    energy_kwh: float | None
+    """For 1,000 requests, jobs included."""
+    carbon_kg: float | None
+    """For 1,000 requests, jobs included [kg CO2e]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """All lines of one option and their sum, USD per month."""
 
@@ -159,6 +215,8 @@ class Cost:
     usd_per_thousand_requests: float
     energy_kwh: float | None
     carbon_kg: float | None
+    units: UnitCosts | None = None
+    """The same bill over what is served; None in a bill that stands for no plan."""
 
     @property
     def complete(self) -> bool:

@@ -14,6 +14,7 @@ from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
 from capacity.money import ownership
+from capacity.money.unit_costs import unit_costs
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
@@ -107,26 +108,41 @@ def profile(name: str, given: Inputs) -> Hardware:
 def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     """Return what `scenario` needs on one device, or which constraints it misses there."""
     device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
-    items, users = scenario.catalogue.items, scenario.audience.users
-    models = {name: resized(model, items, users) for name, model in given.models.items()}
+    models = sized_models(scenario, given.models)
     try:
-        pools = plan_pools(scenario, device, models, given.shared.serving_engines)
-        jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, models, given), models)
+        found = plan_pools(scenario, device, models, given.shared.serving_engines)
+        work, missed = jobs(scenario, device, models, given)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))
+    return assembled(scenario, device, replace(found, violations=(*found.violations, *missed)), work, given)
+
+
+def sized_models(scenario: Scenario, models: Mapping[str, Model]) -> dict[str, Model]:
+    """Return models by name, their tables as large as the scenario's catalogue and audience."""
+    items, users = scenario.catalogue.items, scenario.audience.users
+    return {name: resized(model, items, users) for name, model in models.items()}
+
+
+def assembled(
+    scenario: Scenario, device: Device, found: PoolResult, work: Sequence[JobPlan], given: Inputs
+) -> Option:  # fmt: skip
+    """Return the option that pools and jobs make up: those on idle devices placed, all of it priced."""
+    hardware, job_plans = device.hardware, list(work)
     if scenario.jobs_on_idle_serving:
-        jobs = _on_idle(jobs, pools.pools, scenario)
-    violations = (*pools.violations, *job_violations)
-    cost = ownership.cost(scenario, hardware, pools.pools, jobs, given.rates, given.today) if not violations else None
-    hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in pools.pools]
-    hours = hours or [stage.time for stage in pools.stages]
-    hours += [job.device_hours_per_month for job in jobs]
+        job_plans = _on_idle(job_plans, found.pools, scenario)
+    cost = None
+    if not found.violations:
+        cost = ownership.cost(scenario, hardware, found.pools, job_plans, given.rates, given.today)
+        cost = replace(cost, units=unit_costs(scenario, found.pools, job_plans, cost))
+    hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in found.pools]
+    hours = hours or [stage.time for stage in found.stages]
+    hours += [job.device_hours_per_month for job in job_plans]
     return Option(
         hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin,
         basis=total(hours).basis,
-        stages=pools.stages, pools=pools.pools, jobs=tuple(jobs), violations=violations,
-        latency_median_s=pools.median_s, latency_quantile_s=pools.quantile_s,
-        latency_quantile_p90_s=pools.quantile_p90_s, bound=_bound(pools), cost=cost,
+        stages=found.stages, pools=found.pools, jobs=tuple(job_plans), violations=found.violations,
+        latency_median_s=found.median_s, latency_quantile_s=found.quantile_s,
+        latency_quantile_p90_s=found.quantile_p90_s, bound=_bound(found), cost=cost,
     )  # fmt: skip
 
 
@@ -166,12 +182,14 @@ def _trainer(scenario: Scenario, device: Device, models: Mapping[str, Model], gi
     return Trainer(device, given.shared.training_steps, models, given.references)
 
 
-def _jobs(
-    scenario: Scenario, device: Device, trainer: Trainer, models: Mapping[str, Model]
+def jobs(
+    scenario: Scenario, device: Device, models: Mapping[str, Model], given: Inputs
 ) -> tuple[list[JobPlan], list[Violation]]:
-    jobs = [_training(job, scenario, trainer, models) for job in scenario.training]
-    jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
-    return jobs, [miss for job in jobs for miss in _misses(job)]
+    """Return the training and batch jobs on one device, and the constraints that they miss."""
+    trainer = _trainer(scenario, device, models, given)
+    found = [_training(job, scenario, trainer, models) for job in scenario.training]
+    found += [_batch(job, scenario, device, models) for job in scenario.batch]
+    return found, [miss for job in found for miss in _misses(job)]
 
 
 def _on_idle(jobs: Sequence[JobPlan], pools: Sequence[PoolPlan], scenario: Scenario) -> list[JobPlan]:

@@ -21,7 +21,20 @@ from capacity.report import csv_report, figures, html, json_report, markdown, se
 from capacity.report.cells import MINUS, Column, Missing, Table, shown
 from capacity.units import text, usd
 
-UNIT_SUFFIXES = ("_s", "_bytes", "_flop", "_usd", "_per_month", "_requests", "_fraction", "_per_s", "_per_second")
+UNIT_SUFFIXES = (
+    "_s",
+    "_bytes",
+    "_flop",
+    "_usd",
+    "_per_month",
+    "_requests",
+    "_fraction",
+    "_per_s",
+    "_per_second",
+    "_tokens",
+    "_items_returned",
+    "_user_month",
+)
 COUNTS = {
     "version", "rank", "devices", "devices_p10", "devices_p90", "replicas", "spare_replicas", "replicas_p10",
     "replicas_p90", "devices_per_replica", "quantity", "errors", "steps", "largest_batch", "longest_tokens",

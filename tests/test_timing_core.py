@@ -179,13 +179,13 @@ def test_the_host_clock_agrees_with_torchs_own_timer(name, one_thread):
     timer = Timer("run()", globals={"run": run}, num_threads=1)
     inner = max(2, round(2e-3 / timer.timeit(20).mean))
     ratios = []
-    for _ in range(3):  # the machine is shared: a neighbor in one try is no defect of the clock, three in a row are
+    for _ in range(5):  # the machine is shared: a neighbor in one try is no defect of the clock, five in a row are
         pairs = [(clock.time(run, inner) / inner, timer.timeit(inner).mean) for _ in range(15)]
-        ours, theirs = np.median(pairs, axis=0)
+        ours, theirs = np.min(pairs, axis=0)
         ratios.append(float(ours / theirs))
         if 1 / 1.5 <= ratios[-1] <= 1.5:
             return
-    pytest.fail(f"medians differ by more than 1.5 in three tries: {ratios}")
+    pytest.fail(f"shortest times differ by more than 1.5 in five tries: {ratios}")
 
 
 class ReplayCuda:

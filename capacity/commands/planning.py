@@ -16,6 +16,7 @@ from capacity.errors import InputError, Problem, UnitError, UnknownNameError
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence, table
 from capacity.report.training import training_table
+from capacity.report.unit_costs import energy, unit_table, use_table
 from capacity.spec.scenario import Scenario
 from capacity.units import parse
 
@@ -111,6 +112,8 @@ def _print_plan(plan: Plan) -> None:
     if best is not None:
         for name, part in _worth_showing(best).items():
             screen.print(rich_table(_only(part, name)))
+        if said := energy(best):
+            screen.print(said, soft_wrap=True)
     if best is not None:
         for caveat in sentence.option_caveats(plan, best):
             screen.print(f"• {escape(best.name)}: {escape(caveat)}", soft_wrap=True)
@@ -163,6 +166,15 @@ SHOWN = {
         "p10_usd_per_month",
         "p90_usd_per_month",
     ),
+    "units": ("name", "per_month", "bill_usd", "serving_devices_usd", "per_usd", "counted"),
+    "uses": (
+        "name",
+        "used_fraction",
+        "used_hours_per_month",
+        "idle_hours_per_month",
+        "used_usd_per_month",
+        "idle_usd_per_month",
+    ),
 }
 """Columns that fit on a terminal; the reports show all."""
 
@@ -175,7 +187,8 @@ def _only(content: ReportTable, name: str) -> ReportTable:
 def _worth_showing(option: Option) -> dict[str, ReportTable]:
     parts = {
         "stages": table.stage_table(option), "pools": table.pool_table(option), "jobs": table.job_table(option),
-        "training": training_table(option), "cost": table.cost_table(option),
+        "training": training_table(option), "cost": table.cost_table(option), "units": unit_table(option),
+        "uses": use_table(option),
     }  # fmt: skip
     return {
         name: replace(part, title=f"{option.name}: {part.title.lower()}") for name, part in parts.items() if part.rows

@@ -218,20 +218,25 @@ def batch_sizes(most: int) -> list[int]:
 def fitted(context: Context, device: Device) -> tuple[list[Pool], list[Violation]]:
     """Return the pools of a scenario with the fewest devices a replica that hold them, and the memory violations."""
     pools, violations = [], []
+    for tried in candidates(context, device):
+        pool = next((candidate for candidate in tried if candidate.largest_batch), tried[-1])
+        pools.append(pool)
+        if not pool.largest_batch:
+            violations.append(too_small(pool))
+    return pools, violations
+
+
+def candidates(context: Context, device: Device) -> list[list[Pool]]:
+    """Return each pool of a scenario with every number of devices that may share its products, fewest first."""
+    found = []
     serving = context.scenario.serving
     for name in dict.fromkeys(stage.pool for stage in serving.stages):
         stages = tuple(stage for stage in serving.stages if stage.pool == name)
         spec = serving.pool(name)
         part = sliced(device, spec.slices)
-        candidates = [
-            _pool(Pool(name, stages, spec, part, replace(context, tensor_parallel=degree)))
-            for degree in _degrees(stages, spec)
-        ]
-        pool = next((candidate for candidate in candidates if candidate.largest_batch), candidates[-1])
-        pools.append(pool)
-        if not pool.largest_batch:
-            violations.append(_without_place(pool) or _too_small(pool))
-    return pools, violations
+        degrees = _degrees(stages, spec)
+        found.append([_pool(Pool(name, stages, spec, part, replace(context, tensor_parallel=at))) for at in degrees])
+    return found
 
 
 def _degrees(stages: Sequence[Stage], spec: PoolSpec) -> tuple[int, ...]:
@@ -276,7 +281,12 @@ def _without_place(pool: Pool) -> Violation | None:
     return None
 
 
-def _too_small(pool: Pool) -> Violation:
+def too_small(pool: Pool) -> Violation:
+    """Return what a pool that holds no request misses: room for the rows of a table, or memory at batch 1."""
+    return _without_place(pool) or _without_memory(pool)
+
+
+def _without_memory(pool: Pool) -> Violation:
     count = pool.context.tensor_parallel
     return Violation(
         where=f"pool {pool.name}", constraint=f"memory of one of {count} devices at batch 1",

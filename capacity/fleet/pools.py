@@ -48,6 +48,11 @@ def plan_pools(
     found = cheapest(pools, scenario)
     if isinstance(found, Miss):
         return PoolResult(stages=_stages(pools, {}), pools=(), violations=(_latency_violation(found, pools),))
+    return result(pools, found, scenario)
+
+
+def result(pools: Sequence[Pool], found: Choice, scenario: Scenario) -> PoolResult:
+    """Return a fleet with what becomes of it if step times were at their P10 or P90."""
     at = {shift: cheapest(pools, scenario, shift) for shift in (-Z10, Z10)}
     # with the fleet given, batches grow by themselves to the size that answers soonest
     slow = min(
@@ -55,9 +60,15 @@ def plan_pools(
     )
     return PoolResult(
         stages=_stages(pools, found.batches), violations=(), median_s=found.fleet.median_s,
-        pools=tuple(_plan(pool, found, at, scenario) for pool in pools), quantile_s=found.fleet.quantile_s,
-        quantile_p90_s=slow,
+        pools=plans(pools, found, scenario, at), quantile_s=found.fleet.quantile_s, quantile_p90_s=slow,
     )  # fmt: skip
+
+
+def plans(
+    pools: Sequence[Pool], found: Choice, scenario: Scenario, at: Mapping[float, Choice | Miss] | None = None
+) -> tuple[PoolPlan, ...]:
+    """Return the pools of a fleet; `at` holds the fleets for step times moved by as many standard deviations."""
+    return tuple(_plan(pool, found, at or {}, scenario) for pool in pools)
 
 
 def demand(scenario: Scenario) -> Demand:

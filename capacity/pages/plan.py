@@ -8,7 +8,7 @@ from capacity import charts
 from capacity.pages import cached, picture, session, show
 from capacity.pages.state import View
 from capacity.plan import Option, Plan
-from capacity.report import figures, sentence
+from capacity.report import figures, sentence, unit_costs
 from capacity.report import table as tables
 from capacity.report.cells import shown
 from capacity.units import text
@@ -98,6 +98,10 @@ def _detail(plan: Plan, view: View) -> None:
         st.subheader("Monthly bill", anchor="bill")
         show.table(tables.cost_table(option), keep=COST, below=("formula", "source", "flags"))
         st.caption(sentence.energy(option))
+        with st.expander("Unit costs"):
+            show.table(unit_costs.unit_table(option))
+            show.table(unit_costs.use_table(option))
+            st.caption(unit_costs.energy(option))
     _serving(plan, option)
     if option.jobs:
         st.subheader("Training and batch jobs", anchor="jobs")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from capacity.plan import Cost, CostLine, JobPlan, Option, Plan, PoolPlan, StagePlan, TrainingDetail, Violation
-from capacity.report import figures, sentence
+from capacity.report import figures, sentence, unit_costs
 from capacity.report.cells import Missing, Number, finite
 from capacity.report.table import UNKNOWN_MEMORY, batch_table
 from capacity.report.training import NO_RATE
@@ -225,6 +225,7 @@ def _cost(option: Option, cost: Cost) -> Json:
         "missing": list(cost.missing),
         "groups_usd_per_month": _numbers(figures.groups(cost)),
         "lines": [_line(line) for line in cost.lines],
+        **({"unit_costs": unit_costs.to_dict(cost.units)} if cost.units is not None else {}),
     }
 
 

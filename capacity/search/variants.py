@@ -1,0 +1,82 @@
+"""The variants of a scenario that a space asks for: what changes the work, before batches, replicas and prices do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+
+from capacity import documents, levers, references
+from capacity.documents import Document
+from capacity.errors import CapacityError
+from capacity.fleet.searched import Refused, Variant
+from capacity.levers.lever import Changes, listed, merged
+from capacity.levers.shelf import lever
+from capacity.planner import Inputs
+from capacity.spec.scenario import Scenario
+from capacity.spec.space import Space
+
+
+def variants(
+    document: Document, given: Inputs, space: Space, hardware: Sequence[str]
+) -> tuple[list[Variant], list[Refused]]:
+    """Return every variant that `space` asks for, and the choices that cannot be made.
+
+    Parameters
+    ----------
+    document
+        What the scenario was read from.
+    hardware
+        Ids of the devices.
+    """
+    scenario = documents.validated(document, Scenario)
+    found: list[Variant] = []
+    refused: list[Refused] = []
+    for engine, dtype, pulled in _choices(scenario, space):
+        try:
+            changes = _changes(scenario, given, engine, dtype, pulled)
+            over = documents.merged(document, Document("search", listed(changes, document.data)))
+            changed = documents.validated(over, Scenario)
+            models = references.models(changed, over)
+        except CapacityError as error:
+            what = " + ".join(part for part in (engine, dtype, *pulled) if part)
+            refused.append(Refused(what=what, reason=str(error).splitlines()[0]))
+            continue
+        known = listed(changes, document.data)
+        found += [
+            Variant(
+                hardware=name, engine=changed.engine, dtype=dtype, levers=pulled, scenario=changed, models=models,
+                changes=known,
+            )
+            for name in hardware
+        ]  # fmt: skip
+    return found, refused
+
+
+def _choices(scenario: Scenario, space: Space) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    pulled = [
+        chosen
+        for count in range(min(space.most_levers, len(space.levers)) + 1)
+        for chosen in combinations(dict.fromkeys(space.levers), count)
+    ]
+    yield from product(space.engines or (scenario.engine,), space.dtypes or ("",), pulled)
+
+
+def _changes(scenario: Scenario, given: Inputs, engine: str, dtype: str, pulled: Sequence[str]) -> Changes:
+    changes: Changes = {} if engine == scenario.engine else {"engine": engine}
+    if dtype:
+        stages = [stage.name for stage in scenario.serving.stages if getattr(stage, "model", None) is not None]
+        changes["serving"] = {"stages": {name: {"dtype": dtype} for name in stages}}
+    for name in pulled:
+        changes = merged(changes, lever(name).change(scenario, given.models))
+    return changes
+
+
+def checked(names: Sequence[str]) -> tuple[levers.Lever, ...]:
+    """Return levers by their ids.
+
+    Raises
+    ------
+    UnknownNameError
+        For an id that no lever has.
+    """
+    return tuple(lever(name) for name in names)

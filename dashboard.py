@@ -11,8 +11,8 @@ from capacity.pages import session, show, sidebar
 
 FOLDER = Path(pages.__file__).parent
 PAGES = {
-    "plan": "Plan", "serving": "Serving", "training": "Training and batch", "levers": "Levers",
-    "hardware": "Hardware", "scenario": "Scenario",
+    "plan": "Plan", "compare": "Compare", "serving": "Serving", "training": "Training and batch", "levers": "Levers",
+    "budget": "Budget and risk", "hardware": "Hardware", "scenario": "Scenario",
     "accuracy": "Calibration and accuracy", "method": "How sure is this",
 }  # fmt: skip
 

@@ -28,6 +28,9 @@ GROUP_COLORS = dict(zip(("devices", "energy", "storage", "network", "people"), P
 PART_COLORS = {"forming": PALETTE[4], "queue": PALETTE[1], "service": PALETTE[0]}
 VERDICT_SYMBOLS = {"pass": "circle", "fail": "x", "inconclusive": "circle-open", "calibrate": "diamond"}
 INK = "#222222"
+LIGHT_INK = "#EDEBE8"
+"""Ink of figures on a dark ground."""
+CLEAR = "rgba(0, 0, 0, 0)"
 CONFIG = {"displaylogo": False, "responsive": True}
 BYTES_PER_GB = 1e9
 MS_PER_S = 1e3
@@ -258,6 +261,24 @@ def styled(figure: Figure, title: str, x: str, y: str) -> Figure:
     figure.update_xaxes(title=x, automargin=True)
     figure.update_yaxes(title=y, automargin=True)
     return figure
+
+
+def themed(figure: Figure, *, dark: bool) -> Figure:
+    """Return the figure without a ground of its own, its ink and grid for a light or a dark one."""
+    found = go.Figure(_inked(figure.to_dict())) if dark else go.Figure(figure)
+    found.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, modebar_bgcolor=CLEAR)
+    if dark:
+        found.update_layout(template="plotly_dark")
+    return found
+
+
+def _inked(part: object) -> object:
+    """Return a part of a figure with light ink wherever it has dark ink."""
+    if isinstance(part, dict):
+        return {key: value if key == "template" else _inked(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_inked(value) for value in part] if any(isinstance(value, dict) for value in part) else part
+    return LIGHT_INK if isinstance(part, str) and part == INK else part
 
 
 def fragments(drawn: Sequence[Figure]) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from capacity import planner
+from capacity import documents, planner
+from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem
 from capacity.money import course as courses
 from capacity.money import forecast
@@ -25,6 +26,8 @@ Z99 = 2.3263
 FORECAST_LEVELS, RISK_LEVELS = 6, 10
 """Loads that are planned, besides today's: risk reaches farther."""
 BY_THE_HOUR = ("on-demand", "spot")
+PRICED_LATER = ("budget", "discount_rate", "price_decline", "price_spread")
+"""What of an outlook needs no plan: it only prices what was planned."""
 TERMS: tuple[Commitment, ...] = (Commitment(term="1-year"), Commitment(term="3-year"))
 
 
@@ -200,3 +203,46 @@ def _bought_once(scenario: Scenario, outlook: Outlook) -> None:
     if outlook.commitment is not None and term not in BY_THE_HOUR:
         what = f"the scenario already buys for {term}; set pricing.term to {' or '.join(BY_THE_HOUR)}"
         raise InputError([Problem("--with commitment", what)])
+
+
+def expected(how: Sequence[str], base: Document | None = None) -> Outlook:
+    """Return the outlook that KEY=VALUE texts say, put over `base`.
+
+    Raises
+    ------
+    InputError
+        For an unknown key or a value out of range, at its place in the file or its flag.
+
+    Examples
+    --------
+    >>> expected(["months=12", "growth.traffic=0.05"]).growth.traffic
+    0.05
+    """
+    found = base or Document("--with", {})
+    try:
+        for said in how:
+            found = documents.merged(found, documents.setting(said))
+        return documents.validated(found, Outlook)
+    except InputError as error:
+        raise InputError([Problem(p.where.replace("--set", "--with"), p.what) for p in error.problems]) from None
+
+
+def repriced(parts: Sequence[Forecast], said: Outlook) -> Forecast:
+    """Return forecasts of several devices as one, with all of `said` that needs no plan (`PRICED_LATER`).
+
+    The rest of `said` is what the parts were made with.
+    """
+    later = {name: getattr(said, name) for name in PRICED_LATER}
+    options = [_repriced(option, later) for part in parts for option in part.options]
+    ranked = sorted(options, key=lambda option: math.inf if option.refused else option.present_usd)
+    missing = sorted({name for part in parts for name in part.missing})
+    return replace(parts[0], outlook=said, missing=tuple(missing), options=tuple(ranked))
+
+
+def _repriced(option: Ahead, later: dict[str, object]) -> Ahead:
+    if option.course is None:
+        return option
+    course = courses.course(option.course.outlook.model_copy(update=later), option.course.stays)
+    months = forecast.months(course)
+    worth = forecast.present_value(months, course.outlook.discount_rate)
+    return replace(option, course=course, months=months, present_usd=worth)

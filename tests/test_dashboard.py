@@ -23,7 +23,7 @@ from capacity.pages.state import View
 from capacity.report import kernels, sentence
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("plan", "serving", "training", "levers", "hardware", "scenario", "accuracy", "method")
+PAGES = ("plan", "compare", "serving", "training", "levers", "budget", "hardware", "scenario", "accuracy", "method")
 RATE = "slide:traffic.peak_rate"
 DOWNLOADS = {
     f"download:{kind}" for kind in ("html", "markdown", "csv", "json", "xlsx", "focus", "yaml")

@@ -37,6 +37,7 @@ EDGE = {
     "charts_accuracy",
     "charts_serving",
     "charts_jobs",
+    "charts_money",
     "history",
 }
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
@@ -58,6 +59,7 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "charts_accuracy": {"charts", "report"},
     "charts_serving": {"charts", "units", "spec", "fleet", "report"},
     "charts_jobs": {"charts", "units", "plan", "fleet"},
+    "charts_money": {"charts", "units", "money", "report"},
     "commands": EDGE | {"commands"},
     "pages": EDGE | {"pages"},
     "cli": {"errors", "units", "commands", "cli"},
@@ -91,6 +93,7 @@ OUTSIDE = {
         "capacity/charts_accuracy.py",
         "capacity/charts_serving.py",
         "capacity/charts_jobs.py",
+        "capacity/charts_money.py",
     ),
     "numba": (
         "capacity/timing/compiled.py",

@@ -33,6 +33,10 @@ def no_scenario_of_the_operator(monkeypatch: pytest.MonkeyPatch):
         settings=st.lists(WORDS, unique=True, max_size=4).map(tuple),
         hardware=st.lists(WORDS, unique=True, max_size=4).map(tuple),
         option=WORDS,
+        expect=st.lists(WORDS, unique=True, max_size=4).map(tuple),
+        beside=st.lists(WORDS, unique=True, max_size=4).map(tuple),
+        way=WORDS,
+        against=WORDS,
         text=WORDS,
     )
 )

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from capacity import catalogue, documents, outlook, planner, references
 from capacity.commands.planning import Request, console, rich_table
-from capacity.documents import Document
-from capacity.errors import InputError, Problem
 from capacity.money.forecast import Forecast
 from capacity.money.risk import Prospects, prospects
 from capacity.report import forecast as report
@@ -62,13 +60,7 @@ class Wish:
         InputError
             For an unknown key or a value out of range, at its place in the file or its flag.
         """
-        found = Document("--with", {}) if self.file is None else documents.read(self.file)
-        try:
-            for said in self.how:
-                found = documents.merged(found, documents.setting(said))
-            return documents.validated(found, Outlook)
-        except InputError as error:
-            raise InputError([Problem(p.where.replace("--set", "--with"), p.what) for p in error.problems]) from None
+        return outlook.expected(self.how, None if self.file is None else documents.read(self.file))
 
 
 def show_forecast(request: Request, wish: Wish, *, as_json: bool) -> int:

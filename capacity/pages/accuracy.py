@@ -9,7 +9,7 @@ import streamlit as st
 
 from capacity import charts, charts_accuracy
 from capacity.errors import InputError
-from capacity.pages import cached, session, show, state
+from capacity.pages import cached, picture, session, show, state
 from capacity.pages.cached import Validation
 from capacity.pages.state import View
 from capacity.report import accuracy, curves, kernels, residuals
@@ -180,7 +180,7 @@ def _residuals(found: Validation, target: str) -> None:
 
 def _chart(figure: charts.Figure, key: str, height: int = 430) -> None:
     figure.update_layout(height=height, title_font_size=14)
-    st.plotly_chart(figure, config=charts.CONFIG, key=key, theme=None)
+    picture.draw(figure, key)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,11 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from capacity import catalogue, documents, planner, validate
+from capacity import catalogue, documents, outlook, planner, validate
 from capacity.errors import InputError, Problem
+from capacity.money import risk
+from capacity.money.forecast import Forecast
+from capacity.money.risk import Prospects
 from capacity.pages import state
 from capacity.pages.state import View
 from capacity.plan import Plan
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from capacity.fleet.simulated import Latency, Simulated
 
 Stamp = tuple[int, int]
+DRAWS, SEED = 20_000, 0
+"""Futures drawn: as many as `capacity risk` draws unless told otherwise."""
 RECORDED = 1000
 """Requests recorded one by one: enough to tell when a mean request enters each stage."""
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
@@ -269,3 +274,29 @@ def _levered(view: View, hardware: str, exact: bool, at: Stamp, today: date) -> 
     given = planner.inputs(found, today=today, document=document)
     chosen = [item for item in levers.LEVERS.values() if item.exact or not exact]
     return levers.ranked(document, given, planner.profile(hardware, given), chosen)
+
+
+def ahead(view: View, hardware: str) -> Forecast:
+    """Return the coming months of a view on one device, by the hour and by each term with a price."""
+    planned = tuple(line for line in view.expect if state.path_of(line).split(".")[0] not in outlook.PRICED_LATER)
+    asked = replace(view.question, option="", hardware=(), expect=planned)
+    return _ahead(asked, hardware, stamp(), date.today())
+
+
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _ahead(view: View, hardware: str, at: Stamp, today: date) -> Forecast:
+    found = _scenario(view.question, at)
+    given = planner.inputs(found, today=today)
+    changes = (*view.overrides, *view.settings)
+    return outlook.ways(found, given, outlook.expected(view.expect), (hardware,), changes)
+
+
+def prospects(view: View) -> Prospects:
+    """Return what may become of a view's months: the same that `capacity risk` prints for `link.risk_command(view)`."""
+    return _prospects(replace(view.question, option="", expect=view.expect), stamp(), date.today())
+
+
+@st.cache_resource(max_entries=50, show_spinner=False)
+def _prospects(view: View, at: Stamp, today: date) -> Prospects:
+    parts = [ahead(view, name) for name in state.candidates(view)]
+    return risk.prospects(outlook.repriced(parts, outlook.expected(view.expect)), DRAWS, SEED)

@@ -10,11 +10,13 @@ import binascii
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import parse_qs, urlencode
 
 from capacity.errors import InputError, Problem, suggestion
 from capacity.pages.state import LONGEST_TEXT, SHOWN, View, default
 
-PARAMETERS = ("scenario", "override", "set", "hardware", "option", *SHOWN, "yaml")
+PARAMETERS = ("scenario", "override", "set", "hardware", "option", "expect", "beside", *SHOWN, "yaml")
 SINGLE = ("scenario", "option", *SHOWN, "yaml")
 MOST_VALUES = 200
 LONGEST_VALUE = 2000
@@ -37,6 +39,8 @@ def to_query(view: View) -> dict[str, list[str]]:
         "set": list(view.settings),
         "hardware": list(view.hardware),
         "option": [view.option] if view.option else [],
+        "expect": list(view.expect),
+        "beside": list(view.beside),
         **{name: [getattr(view, name)] if getattr(view, name) else [] for name in SHOWN},
         "yaml": [packed] if packed and len(packed) <= LONGEST_PACKED else [],
     }
@@ -75,7 +79,8 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
     view = View(
         scenario=said["scenario"][0] if said["scenario"] else (fallback or default()).scenario,
         overrides=tuple(dict.fromkeys(said["override"])), settings=tuple(dict.fromkeys(said["set"])),
-        hardware=tuple(dict.fromkeys(said["hardware"])), text=text,
+        hardware=tuple(dict.fromkeys(said["hardware"])),
+        expect=tuple(dict.fromkeys(said["expect"])), beside=tuple(dict.fromkeys(said["beside"])), text=text,
         **{name: said[name][0] if said[name] else "" for name in ("option", *SHOWN)},
     )  # fmt: skip
     return view, problems
@@ -84,7 +89,7 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
 def _values(name: str, values: Sequence[str], problems: list[Problem]) -> list[str]:
     """Return the usable values of one parameter; note what is dropped."""
     where, most = f"URL parameter {name!r}", 1 if name in SINGLE else MOST_VALUES
-    longest = LONGEST_PACKED if name == "yaml" else LONGEST_VALUE
+    longest = LONGEST_PACKED if name in {"yaml", "against"} else LONGEST_VALUE
     if len(values) > most:
         problems.append(Problem(where, f"given {len(values)} times, the first {most} count"))
     kept = []
@@ -130,6 +135,20 @@ def _opened(packed: str) -> str | None:
     return text if opened.eof else None
 
 
+def risk_command(view: View) -> str:
+    """Return the command line that shows the coming months of `view` and how sure they are.
+
+    Examples
+    --------
+    >>> risk_command(View(scenario="a", hardware=("t4",), expect=("months=12", "refresh={month: 7, hardware: l4}")))
+    "capacity risk a --hardware t4 --with months=12 --with 'refresh={month: 7, hardware: l4}'"
+    """
+    wishes = [part for said in view.expect for part in ("--with", said)]
+    return " ".join(
+        [command(view).replace("capacity plan", "capacity risk", 1), *([shlex.join(wishes)] * bool(wishes))]
+    )
+
+
 def command(view: View) -> str:
     """Return the command line that answers `view` without a dashboard.
 
@@ -143,3 +162,31 @@ def command(view: View) -> str:
         for value in values:
             parts += [flag, value]
     return shlex.join(parts)
+
+
+def keep(view: View) -> str:
+    """Return a view as the baseline of a comparison: the text that `kept` reads back.
+
+    Raises
+    ------
+    InputError
+        When it is too long for a link.
+    """
+    packed = pack(urlencode(to_query(replace(view.question, option="")), doseq=True))
+    if len(packed) > LONGEST_PACKED or (view.text and "yaml" not in to_query(view)):
+        raise InputError([Problem("baseline", "is too long for a link: put the change into an override of its file")])
+    return packed
+
+
+def kept(packed: str) -> tuple[View, list[Problem]]:
+    """Return the view that `keep` packed, and what is wrong with it.
+
+    Examples
+    --------
+    >>> kept(keep(View(scenario="a", settings=("x=1 s",))))[0].settings
+    ('x=1 s',)
+    """
+    text = _opened(packed)
+    if text is None:
+        return default(), [Problem("URL parameter 'against'", "is damaged: the baseline in this link cannot be read")]
+    return from_query(parse_qs(text))

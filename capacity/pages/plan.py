@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from capacity import charts
-from capacity.pages import cached, session, show
+from capacity.pages import cached, picture, session, show
 from capacity.pages.state import View
 from capacity.plan import Option, Plan
 from capacity.report import figures, sentence, unit_costs
@@ -49,7 +49,7 @@ def page() -> None:
 
 def _chart(figure: charts.Figure, key: str, height: int) -> None:
     figure.update_layout(height=height, title_font_size=14)
-    st.plotly_chart(figure, config=charts.CONFIG, key=key, theme=None)
+    picture.draw(figure, key)
 
 
 def _numbers(plan: Plan, best: Option) -> None:

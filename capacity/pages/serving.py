@@ -13,7 +13,7 @@ import streamlit as st
 
 from capacity import charts, charts_serving, simulation
 from capacity.fleet.served import REQUESTS, Question, Serving
-from capacity.pages import cached, link, session, show, state
+from capacity.pages import cached, link, picture, session, show, state
 from capacity.pages.state import View
 from capacity.report import serving as tables
 from capacity.report import serving_files, serving_json, serving_sentence
@@ -209,7 +209,7 @@ def _detail(answer: Answer, option: Serving) -> None:
 def _charts(drawn: Sequence[charts.Figure], key: str) -> None:
     """Draw figures, each with what it shows in words below it."""
     for place, figure in enumerate(drawn):
-        st.plotly_chart(figure, config=charts.CONFIG, key=f"serving-{key}-{place}", theme=None)
+        picture.draw(figure, f"serving-{key}-{place}")
         st.caption(show.escaped(charts_serving.alt(figure)))
 
 

@@ -28,34 +28,62 @@ ICON = (
 """Icon of the browser tab; drawn here so that no page asks the network for one."""
 FINE = ("none", "within")
 """Reasons for a missing number that nobody has to worry about."""
+# Colors come in pairs, light and dark. Those of charts are here too: a change of theme draws no chart anew.
 STYLE = """
 <style>
+:root {
+  --cap-ink: light-dark(#2f2d2b, #edebe8); --cap-page: light-dark(#ffffff, #171614);
+  --cap-answer: light-dark(#f2f6fa, #17222d); --cap-accent: light-dark(#17446f, #9ecbf5);
+  --cap-edge: light-dark(#2f5d8a, #6ea6dc);
+  --cap-missed: light-dark(#fdf3ee, #2e1a12); --cap-alarm: light-dark(#a53c0c, #ffb08a);
+  --cap-alarm-edge: light-dark(#c4501b, #e07b4a);
+  --cap-doubts: light-dark(#fbf7ea, #2b2617); --cap-doubt-ink: light-dark(#5b4a1e, #ead9a4);
+  --cap-head: light-dark(#f7f8fa, #23272c); --cap-head-ink: light-dark(#44505c, #c9d2db);
+  --cap-best: light-dark(#eef6f0, #16281c); --cap-missing: light-dark(#8a5a00, #f0c36a);
+  --cap-below: light-dark(#5f6973, #a9b3bd);
+  --cap-frame: light-dark(#e3e6ea, #3d434a); --cap-rule: light-dark(#eceff2, #353a40);
+  --cap-total: light-dark(#c9d0d7, #5a636c); --cap-chip: light-dark(#2f5d8a, #35618d);
+}
+[data-testid="stMultiSelect"] :is([data-tag], [data-baseweb="tag"]) { background: var(--cap-chip) !important; }
+[data-testid="stCaptionContainer"] { opacity: 1 !important; }
+[data-testid="stCaptionContainer"] :is(p, li, code) { color: var(--cap-below) !important; opacity: 1 !important; }
+[data-testid="stCode"] :is(.comment, .punctuation, .linenumber) { color: var(--cap-below) !important; }
+[data-testid="stCode"] .token:is(.number, .boolean, .string) { color: light-dark(#0b6b5c, #5fd6c4) !important; }
+[data-testid="stCode"] .token:is(.variable, .atrule, .key) { color: light-dark(#00658a, #5fd0ff) !important; }
+[data-testid="stCode"] .token:is(.operator, .keyword, .function) { color: light-dark(#a34600, #ffa65c) !important; }
+[data-testid="stPlotlyChart"] :is([style*="fill: rgb(34, 34, 34)"], [style*="fill: rgb(237, 235, 232)"]) {
+  fill: var(--cap-ink) !important; }
+[data-testid="stPlotlyChart"] :is([style*="stroke: rgb(34, 34, 34)"], [style*="stroke: rgb(237, 235, 232)"]) {
+  stroke: var(--cap-ink) !important; }
+[data-testid="stPlotlyChart"] :is(.gridlayer, .zerolinelayer) path { stroke: var(--cap-rule) !important; }
 .block-container { padding: 4rem 2.5rem 3rem; max-width: 1500px; }
 .block-container h2, .block-container h3 { font-size: 1.25rem; padding-top: 1.1rem; }
 .block-container h1 { font-size: 1.5rem; }
 [data-testid="stSidebar"] hr { margin: .3rem 0 .6rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
-.cap-answer { font-size: 1.2rem; line-height: 1.55; background: #f2f6fa; border-left: 5px solid #2f5d8a;
+.cap-answer { font-size: 1.2rem; line-height: 1.55; background: var(--cap-answer); color: var(--cap-ink);
+  border-left: 5px solid var(--cap-edge);
   border-radius: 4px; padding: .9rem 1.2rem; max-height: 21rem; overflow: auto; }
-.cap-answer.missed { background: #fdf3ee; border-left-color: #c4501b; }
-.cap-answer strong { color: #17446f; }
-.cap-answer.missed strong { color: #a53c0c; }
-.cap-doubts { font-size: .88rem; line-height: 1.5; color: #5b4a1e; background: #fbf7ea; border-radius: 4px;
-  padding: .6rem 1.2rem; }
+.cap-answer.missed { background: var(--cap-missed); border-left-color: var(--cap-alarm-edge); }
+.cap-answer strong { color: var(--cap-accent); }
+.cap-answer.missed strong { color: var(--cap-alarm); }
+.cap-doubts { font-size: .88rem; line-height: 1.5; color: var(--cap-doubt-ink); background: var(--cap-doubts);
+  border-radius: 4px; padding: .6rem 1.2rem; }
 .cap-doubts ul { margin: .2rem 0 0; padding-left: 1.1rem; }
-.cap-scroll { overflow: auto; border: 1px solid #e3e6ea; border-radius: 6px; }
+.cap-scroll { overflow: auto; border: 1px solid var(--cap-frame); border-radius: 6px; }
 .cap-table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; width: 100%; }
-.cap-table th { text-align: left; font-weight: 600; color: #44505c; background: #f7f8fa; vertical-align: bottom; }
+.cap-table th { text-align: left; font-weight: 600; color: var(--cap-head-ink); background: var(--cap-head);
+  vertical-align: bottom; }
 .cap-table thead th { position: sticky; top: 0; }
-.cap-table th, .cap-table td { padding: .4rem .6rem; border-top: 1px solid #eceff2; vertical-align: top; }
+.cap-table th, .cap-table td { padding: .4rem .6rem; border-top: 1px solid var(--cap-rule); vertical-align: top; }
 .cap-table thead th { border-top: 0; vertical-align: bottom; }
 .cap-table .number { text-align: right; font-variant-numeric: tabular-nums; }
 .cap-table td.number, .cap-table .short { white-space: nowrap; }
-.cap-table .missing { color: #8a5a00; }
+.cap-table .missing { color: var(--cap-missing); }
 .cap-table .long { min-width: 11rem; }
-.cap-table tr.best td { background: #eef6f0; }
-.cap-table tr.total td { font-weight: 600; border-top: 2px solid #c9d0d7; }
-.cap-table tr.below td { border-top: 0; padding-top: 0; color: #6b7580; font-size: .78rem; }
+.cap-table tr.best td { background: var(--cap-best); }
+.cap-table tr.total td { font-weight: 600; border-top: 2px solid var(--cap-total); }
+.cap-table tr.below td { border-top: 0; padding-top: 0; color: var(--cap-below); font-size: .78rem; }
 </style>
 """
 

@@ -58,7 +58,7 @@ def _scenario(view: View) -> None:
 
 
 def _opened(view: View, name: str) -> View:
-    return view if name == view.scenario else View(scenario=name)
+    return view if name == view.scenario else View(scenario=name, against=view.against)
 
 
 def _overridden(view: View, names: list[str]) -> View:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from capacity import catalogue, documents, planner, references
+from capacity import catalogue, documents, outlook, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
+from capacity.spec.outlook import Outlook
 from capacity.spec.scenario import Scenario
 from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
 
 EXAMPLE = "cross-encoder-rerank"
-SHOWN = ("device", "kernel", "kind", "requests", "seed", "day", "exact")
+SHOWN = ("device", "kernel", "kind", "requests", "seed", "day", "exact", "way", "against")
 """What only chooses what a page shows: the scenario and its plan do not depend on it."""
 NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1), "exact": (1, 1)}
 """Least and most of what the Serving page simulates: larger runs belong to the command line."""
+MOST_BESIDE = 6
+"""Overrides side by side: more columns are not read."""
 LONGEST_TEXT = 200_000
 """Characters of an uploaded scenario."""
 _FILE = re.compile(r"[/\\]|\.(ya?ml|json)$")
@@ -54,13 +58,22 @@ class View:
     day: str = ""
     exact: str = ""
     """What the Serving page simulates ("1" for a day), what the Levers page leaves out ("1"); empty: the usual."""
+    expect: tuple[str, ...] = ()
+    """What differs from the assumed outlook of the coming months, each as `key=value`."""
+    way: str = ""
+    """Device and way to buy whose months are shown; empty means the one regretted least."""
+    against: str = ""
+    """The view kept as the baseline of a comparison, as `link.keep` packs it; empty: the scenario as it stands."""
+    beside: tuple[str, ...] = ()
+    """Overrides that are compared, each on top of this view."""
     text: str = ""
     """YAML of an uploaded scenario."""
 
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        return replace(self, device="", kernel="", kind="", requests="", seed="", day="", exact="")
+        nothing: dict[str, Any] = {"expect": (), "beside": (), **dict.fromkeys(SHOWN, "")}
+        return replace(self, **nothing)
 
 
 def default() -> View:
@@ -139,9 +152,16 @@ def put(view: View, path: str, text: str) -> View:
     return without if scenario(changed) == scenario(without) else changed
 
 
-def changes(view: View) -> list[tuple[str, str, str]]:
-    """Return path, old and new text of every value that overrides and settings changed; "–" where there is none."""
-    was, now = _leaves(document(view, plain=True).data, ""), _leaves(document(view).data, "")
+def changes(view: View, base: View | None = None) -> list[tuple[str, str, str]]:
+    """Return path, old and new text of every value that differs from `base`; "–" where there is none.
+
+    Parameters
+    ----------
+    base
+        Another view; None: the scenario without overrides and settings.
+    """
+    old = document(view, plain=True) if base is None else document(base)
+    was, now = _leaves(old.data, ""), _leaves(document(view).data, "")
     paths = [path for path in {**was, **now} if was.get(path) != now.get(path)]
     return [(path, was.get(path, "–"), now.get(path, "–")) for path in paths]
 
@@ -228,7 +248,8 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
     kept = replace(kept, **{name: getattr(view, name) for name in SHOWN})
     if kept.device not in {"", *names}:
         names |= set(candidates(kept))
-    kept = _shown(kept, names, problems)
+    kept = replace(_shown(kept, names, problems), beside=_beside(view, base, problems))
+    kept = replace(kept, expect=_expected(view, {*names, *candidates(kept)}, problems))
     if kept.option and kept.option not in candidates(kept):
         problems.append(Problem("URL parameter 'option'", f"{kept.option[:60]!r} is none of the devices compared"))
         kept = replace(kept, option="")
@@ -248,6 +269,49 @@ def _shown(view: View, known_hardware: set[str], problems: list[Problem]) -> Vie
             wrong[name] = f"{value[:60]!r} is no whole number from {least} to {most:,}"
     problems += [Problem(f"URL parameter {name!r}", what) for name, what in wrong.items()]
     return replace(view, **{name: getattr(default(), name) for name in wrong})
+
+
+def _beside(view: View, base: View, problems: list[Problem]) -> tuple[str, ...]:
+    """Return the overrides to compare that the scenario has."""
+    known = [name for name in view.beside if _usable(replace(base, overrides=(name,)), "beside", problems)]
+    if len(known) > MOST_BESIDE:
+        problems.append(
+            Problem("URL parameter 'beside'", f"names {len(known)} overrides, the first {MOST_BESIDE} count")
+        )
+    return tuple(known[:MOST_BESIDE])
+
+
+def _expected(view: View, known_hardware: Set[str], problems: list[Problem]) -> tuple[str, ...]:
+    """Return the part of the outlook that holds; what is wrong with one value says which, else all of it goes."""
+    kept = view.expect
+    while kept:
+        try:
+            outlook_of(replace(view, expect=kept), known_hardware)
+        except InputError as error:
+            problems += [
+                Problem(f"URL parameter 'expect': {problem.where}", problem.what) for problem in error.problems
+            ]
+            blamed = {problem.where.removeprefix("--with ") for problem in error.problems}
+            rest = tuple(line for line in kept if path_of(line)[:80] not in blamed)
+            kept = rest if len(rest) < len(kept) else ()
+        else:
+            break
+    return kept
+
+
+def outlook_of(view: View, known_hardware: Container[str]) -> Outlook:
+    """Return what a view expects of the coming months.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a value out of range, or a refresh to hardware that nobody knows.
+    """
+    found = outlook.expected(view.expect)
+    if found.refresh is not None and found.refresh.hardware not in known_hardware:
+        unknown = f"unknown hardware {found.refresh.hardware!r}: choose one of the catalogue"
+        raise InputError([Problem("--with refresh.hardware", unknown)])
+    return found
 
 
 def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from capacity import charts, charts_jobs
-from capacity.pages import cached, session, show
+from capacity.pages import cached, picture, session, show
 from capacity.plan import Option
 from capacity.report import table as tables
 from capacity.report import training as runs
@@ -35,7 +35,7 @@ def page() -> None:
     show.table(tables.job_table(option), keep=JOBS)
     _steps(option)
     st.subheader("Memory of one device", anchor="memory")
-    st.plotly_chart(charts.memory_bars(option), config=charts.CONFIG, key="training-memory", theme=None)
+    picture.draw(charts.memory_bars(option), "training-memory")
     with st.expander("Memory by component, with formulas"):
         show.table(tables.memory_table(option))
 
@@ -51,7 +51,7 @@ def _steps(option: Option) -> None:
     if not parts.rows:
         st.caption("Steps on this device are timed as a whole: where their time goes is not told.")
         return
-    st.plotly_chart(charts_jobs.step_bars(option), config=charts.CONFIG, key="training-steps", theme=None)
+    picture.draw(charts_jobs.step_bars(option), "training-steps")
     st.caption(show.escaped(charts_jobs.step_words(option)))
     with st.expander("Every part of a step"):
         show.table(parts)

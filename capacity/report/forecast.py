@@ -9,6 +9,7 @@ from typing import Any
 from capacity.money import forecast as money
 from capacity.money.forecast import Ahead, Forecast, Month
 from capacity.money.risk import Outcome, Prospects
+from capacity.report import csv_report
 from capacity.report.cells import Column, Missing, Row, Table, finite
 from capacity.report.sentence import Piece
 from capacity.units import text, usd
@@ -222,6 +223,16 @@ def _risk(found: Prospects) -> Json:
         for item in found.outcomes
     ]  # fmt: skip
     return {"draws": found.draws, "seed": found.seed, "outcomes": outcomes}
+
+
+def csv(found: Prospects) -> str:
+    """Return every month of every option as CSV: what is expected, and its band."""
+    rows: list[Row] = []
+    for item in found.outcomes:
+        named = {"name": item.option.name, "buying": item.option.buying}
+        pairs = zip(month_table(item.option).rows, band_table(item).rows, strict=True)
+        rows += [{**named, **month, **band} for month, band in pairs]
+    return csv_report.dumps(Table("Months", (*_OPTION[:2], *_MONTH, *_BAND[1:]), tuple(rows)))
 
 
 def _rows(table: Table) -> list[Json]:

@@ -211,7 +211,7 @@ def save(name: str, text: str, *, replaces: bool) -> Path:
 
 def compared(draft: Draft) -> None:
     """Draw what the draft changes in a scenario of the catalogue, or in the view."""
-    st.subheader("Difference to the base scenario", anchor="difference")
+    st.header("Difference to the base scenario", anchor="difference")
     shown = "the scenario shown"
     names = [shown, *documents.catalogue("scenarios")]
     mine = draft.base or str((data(draft) or {}).get("id"))

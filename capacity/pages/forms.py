@@ -26,7 +26,7 @@ def show(data: dict[str, Value]) -> None:
         with st.expander(section.title, expanded=section.title in OPEN):
             inputs(section.fields, data)
     for kind, label in ENTRIES.items():
-        st.markdown(f"###### {label.capitalize()}s")
+        st.markdown(f"### {label.capitalize()}s")
         found = drafts.value_at(data, kind)
         entries = found if isinstance(found, list) else []
         for place, entry in enumerate(entries):

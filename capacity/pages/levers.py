@@ -8,9 +8,9 @@ from html import escape
 
 import streamlit as st
 
-from capacity import charts, charts_jobs
+from capacity import charts_jobs
 from capacity.fleet.levered import Levered
-from capacity.pages import cached, session, show
+from capacity.pages import cached, picture, session, show
 from capacity.pages.state import View
 from capacity.report import levers as report
 
@@ -37,7 +37,7 @@ def page() -> None:
     st.html(f'<div class="cap-answer{" missed" if found.best.missed else ""}">{drawn}</div>')
     if found.steps:
         _combination(found, view)
-    st.subheader("Each lever alone", anchor="alone")
+    st.header("Each lever alone", anchor="alone")
     show.table(report.alone_table(found), keep=ALONE, below=("quality", "assumes", "source"))
     refused = report.refused_table(found)
     if refused.rows:
@@ -50,9 +50,9 @@ def _exact(view: View, on: bool) -> View:
 
 
 def _combination(found: Levered, view: View) -> None:
-    st.subheader("Best combination found", anchor="combination")
+    st.header("Best combination found", anchor="combination")
     if found.before.usd is not None:
-        st.plotly_chart(charts_jobs.waterfall(found), config=charts.CONFIG, key="levers-waterfall", theme=None)
+        picture.draw(charts_jobs.waterfall(found), "levers-waterfall")
         st.caption(show.escaped(charts_jobs.waterfall_words(found)))
     show.table(report.step_table(found))
     st.download_button(

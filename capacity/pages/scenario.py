@@ -22,19 +22,19 @@ def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
     found = cached.scenario(view)
-    st.title(escaped(found.title), anchor=False)
+    st.header(escaped(found.title), anchor=False)
     st.markdown(escaped(found.description))
     _changed(view)
     _editor(editor.current(view))
     _upload()
-    st.subheader("Where its numbers come from", anchor="sources")
+    st.header("Where its numbers come from", anchor="sources")
     show.bullets(found.sources or ("the scenario names no source",))
     _assumptions(view)
 
 
 def _editor(draft: Draft) -> None:
     """Draw the forms and the text of the draft side by side, and what it changes."""
-    st.subheader("The scenario in full", anchor="yaml")
+    st.header("The scenario in full", anchor="yaml")
     left, right = st.columns(2, gap="large")
     with left:
         said = editor.data(draft)
@@ -50,7 +50,7 @@ def _editor(draft: Draft) -> None:
 def _changed(view: View) -> None:
     rows: tuple[Row, ...] = tuple({"path": path, "was": was, "now": now} for path, was, now in state.changes(view))
     if rows:
-        st.subheader("What was changed", anchor="changes")
+        st.header("What was changed", anchor="changes")
         show.table(Table("Changes", CHANGES, rows))
 
 
@@ -59,12 +59,12 @@ def _assumptions(view: View) -> None:
     for name in view.overrides:
         if name in domains and name not in cached.plain_scenario(view).overrides:
             domain = catalogue.domain(name)
-            st.subheader(escaped(domain.title), anchor=name)
+            st.header(escaped(domain.title), anchor=name)
             show.bullets(domain.assumptions)
 
 
 def _upload() -> None:
-    st.subheader("Use your own", anchor="upload")
+    st.header("Use your own", anchor="upload")
     tries = st.session_state.setdefault(TRIES, 0)
     key = f"upload:{tries}"
     st.file_uploader(

@@ -13,7 +13,7 @@ import streamlit as st
 
 from capacity import charts, charts_serving, simulation
 from capacity.fleet.served import REQUESTS, Question, Serving
-from capacity.pages import cached, link, session, show, state
+from capacity.pages import cached, link, picture, session, show, state
 from capacity.pages.state import View
 from capacity.report import serving as tables
 from capacity.report import serving_files, serving_json, serving_sentence
@@ -42,7 +42,7 @@ def page() -> None:
         date=date.today().isoformat(),
     )  # fmt: skip
     _sentence(answer)
-    st.subheader("Options simulated", anchor="simulated")
+    st.header("Options simulated", anchor="simulated")
     show.table(tables.options_table(answer), keep=OPTIONS, best=answer.best is not None)
     _downloads(answer, view)
     option = _in_detail(answer, view)
@@ -202,14 +202,14 @@ def _detail(answer: Answer, option: Serving) -> None:
     _charts(charts_serving.drawn(option, answer.scenario.objective), "run")
     for part in tables.detail_tables(option):
         narrow = tables.with_errors(part) if part.title == "Latency" else tables.told(part)
-        st.subheader(narrow.title, anchor=part.title.replace(" ", "-").casefold())
+        st.header(narrow.title, anchor=part.title.replace(" ", "-").casefold())
         show.table(narrow)
 
 
 def _charts(drawn: Sequence[charts.Figure], key: str) -> None:
     """Draw figures, each with what it shows in words below it."""
     for place, figure in enumerate(drawn):
-        st.plotly_chart(figure, config=charts.CONFIG, key=f"serving-{key}-{place}", theme=None)
+        picture.draw(figure, f"serving-{key}-{place}")
         st.caption(show.escaped(charts_serving.alt(figure)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from capacity import charts, charts_jobs
-from capacity.pages import cached, session, show
+from capacity.pages import cached, picture, session, show
 from capacity.plan import Option
 from capacity.report import table as tables
 from capacity.report import training as runs
@@ -31,11 +31,11 @@ def page() -> None:
         missed = "; ".join(miss.constraint for miss in option.violations)
         st.warning(show.escaped(f"{option.name} cannot run these jobs: {missed}"))
         return
-    st.subheader("Recurring jobs", anchor="jobs")
+    st.header("Recurring jobs", anchor="jobs")
     show.table(tables.job_table(option), keep=JOBS)
     _steps(option)
-    st.subheader("Memory of one device", anchor="memory")
-    st.plotly_chart(charts.memory_bars(option), config=charts.CONFIG, key="training-memory", theme=None)
+    st.header("Memory of one device", anchor="memory")
+    picture.draw(charts.memory_bars(option), "training-memory")
     with st.expander("Memory by component, with formulas"):
         show.table(tables.memory_table(option))
 
@@ -45,13 +45,13 @@ def _steps(option: Option) -> None:
     whole = runs.training_table(option)
     if not whole.rows:
         return
-    st.subheader("Training steps", anchor="steps")
+    st.header("Training steps", anchor="steps")
     show.table(whole)
     parts = runs.parts_table(option)
     if not parts.rows:
         st.caption("Steps on this device are timed as a whole: where their time goes is not told.")
         return
-    st.plotly_chart(charts_jobs.step_bars(option), config=charts.CONFIG, key="training-steps", theme=None)
+    picture.draw(charts_jobs.step_bars(option), "training-steps")
     st.caption(show.escaped(charts_jobs.step_words(option)))
     with st.expander("Every part of a step"):
         show.table(parts)

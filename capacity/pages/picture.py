@@ -1,0 +1,18 @@
+"""A figure on the page, and what it shows in words: below it, or for screen readers where nothing stands there."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from capacity import charts
+from capacity.pages import show
+from capacity.pages.told import told
+
+
+def draw(figure: charts.Figure, key: str, words: str = "") -> None:
+    """Draw `figure`; `words` say what it shows, by default its title, axes and values for screen readers."""
+    st.plotly_chart(figure, config=charts.CONFIG, key=key, theme=None)
+    if words:
+        st.caption(show.escaped(words))
+    else:
+        show.unseen("p", told(figure))

@@ -19,6 +19,7 @@ from capacity.errors import InputError
 from capacity.problems import Location
 
 NAME = "draft"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CONTEXT = 2
 """Lines around a change in a difference."""
 Span = tuple[int, int]
@@ -141,7 +142,7 @@ def _less(data: Value, location: Location) -> Value:
 
 
 def _written(text: str, location: Location, value: Value) -> str | None:
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    node: Any = yaml.compose(text, Loader=_LOADER)
     rest = location
     while rest:
         child = _child(node, rest[0])
@@ -172,7 +173,7 @@ def _added(text: str, node: yaml.Node, key: str | int, value: Value) -> str | No
 
 
 def _cut(text: str, location: Location) -> str | None:
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    node: Any = yaml.compose(text, Loader=_LOADER)
     for part in location[:-1]:
         node = _child(node, part)
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else list(range(len(node.value)))

@@ -215,7 +215,7 @@ def compared(draft: Draft) -> None:
     shown = "the scenario shown"
     names = [shown, *documents.catalogue("scenarios")]
     mine = draft.base or str((data(draft) or {}).get("id"))
-    key = "base"
+    key = f"base:{mine}"
     if st.session_state.get(key) not in names:
         st.session_state[key] = mine if mine in names else shown
     column, _ = st.columns([2, 3])

@@ -25,7 +25,13 @@ def page() -> None:
     st.header(escaped(found.title), anchor=False)
     st.markdown(escaped(found.description))
     _changed(view)
-    _editor(editor.current(view))
+    draft = editor.current(view)
+    if draft.touched and draft.seed != cached.scenario_yaml(view):
+        st.info(
+            "The scenario changed since this draft was begun: Apply puts the draft in its place, Start again drops it."
+        )
+    _editor(draft)
+    editor.compared(draft)
     _upload()
     st.header("Where its numbers come from", anchor="sources")
     show.bullets(found.sources or ("the scenario names no source",))
@@ -33,7 +39,7 @@ def page() -> None:
 
 
 def _editor(draft: Draft) -> None:
-    """Draw the forms and the text of the draft side by side, and what it changes."""
+    """Draw the forms and the text of the draft side by side."""
     st.header("The scenario in full", anchor="yaml")
     left, right = st.columns(2, gap="large")
     with left:
@@ -44,7 +50,6 @@ def _editor(draft: Draft) -> None:
             forms.show(said)
     with right:
         editor.yaml_side(draft)
-    editor.compared(draft)
 
 
 def _changed(view: View) -> None:

@@ -130,13 +130,14 @@ def table(
 
 
 def _row(row: Row, columns: Sequence[Column], mark: str) -> str:
-    tags = ('th scope="row"', *["td"] * (len(columns) - 1))
     shown = [(column, row[column.key], column.shown(row[column.key])) for column in columns]
-    drawn = "".join(
-        f"<{tag}{_marks(column, cell, text)}>{escape(text)}</{tag[:2]}>"
-        for tag, (column, cell, text) in zip(tags, shown, strict=True)
-    )
+    drawn = "".join(_cell(*part, heads=part is shown[0] and part[2] != "") for part in shown)
     return f'<tr class="{mark}">{drawn}</tr>'
+
+
+def _cell(column: Column, cell: Cell, text: str, *, heads: bool) -> str:
+    tag, scope = ("th", ' scope="row"') if heads else ("td", "")
+    return f"<{tag}{scope}{_marks(column, cell, text)}>{escape(text)}</{tag}>"
 
 
 def _note(row: Row, columns: Sequence[Column], width: int) -> str:

@@ -118,6 +118,13 @@ def test_forms_say_what_the_specs_say():
     assert (parallel.kind, parallel.default, fields.read(parallel, "4")) == ("choice", "auto", 4)
 
 
+def test_a_form_offers_models_of_the_right_family():
+    app = opened(scenario="lstm-sequence")
+    offered = app.selectbox(key="edit:serving.stages.0.model").options
+    assert "lstm-recommender" in offered
+    assert "bert-base" not in offered
+
+
 def test_a_form_changes_the_text_and_applying_it_changes_the_plan():
     app = opened()
     healthy(app.text_input(key="edit:traffic.peak_rate").set_value("75/s").run())
@@ -128,7 +135,7 @@ def test_a_form_changes_the_text_and_applying_it_changes_the_plan():
     assert query(app)["scenario"] == [f"{state.EXAMPLE}.yaml"]
     assert "yaml" in query(app)
     assert app.text_input(key="type:traffic.peak_rate").value == "75/s"
-    assert app.button(key="apply").disabled
+    assert app.button(key="again").disabled
 
 
 def test_the_text_changes_the_forms():

@@ -131,7 +131,7 @@ def yaml_side(draft: Draft) -> None:
     elif draft.touched:
         st.success("The draft is a valid scenario. Apply it to plan it.")
     left, middle, right = st.columns(3)
-    left.button("Apply", key="apply", type="primary", width="stretch", on_click=_applied, disabled=not draft.touched)
+    left.button("Apply", key="apply", type="primary", width="stretch", on_click=_applied)
     middle.button("Start again", key="again", width="stretch", on_click=close, disabled=not draft.touched)
     right.download_button(
         "Download", draft.text, file_name=f"{Path(draft.name).stem}.yaml", mime="application/yaml", on_click="ignore",
@@ -148,7 +148,7 @@ def _applied() -> None:
     """Make the draft the scenario of the view; a draft with problems stays as it is."""
     draft: Draft = st.session_state[DRAFT]
     scenario, problems = found(draft)
-    if scenario is None or problems:
+    if scenario is None or problems or not draft.touched:
         return
     name = f"{scenario.id}.yaml"
 

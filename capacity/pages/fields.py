@@ -72,6 +72,8 @@ class Field:
     words: tuple[str, ...] = ()
     default: str = UNSET
     explanation: str = ""
+    families: tuple[str, ...] = ()
+    """Families of models that it may name; any where it is empty."""
 
     @property
     def key(self) -> str:
@@ -139,7 +141,7 @@ def described(model: type[BaseModel], at: Location, names: Sequence[str] = ()) -
         blank = (UNSET,) if kind == "choice" and {"type": "null"} in members else ()
         yield Field(
             location=(*at, name), label=_label(name), kind=kind, words=(*blank, *words), default=_default(said),
-            explanation=_explanation(said, words),
+            explanation=_explanation(said, kind, words), families=_families(model) if name == "model" else (),
         )  # fmt: skip
 
 
@@ -213,7 +215,12 @@ def _default(said: Mapping[str, Any]) -> str:
     return text(value, dimension)
 
 
-def _explanation(said: Mapping[str, Any], words: Sequence[str]) -> str:
+def _families(model: type[BaseModel]) -> tuple[str, ...]:
+    one: tuple[str, ...] = (model.family,) if hasattr(model, "family") else ()
+    return getattr(model, "families", one)
+
+
+def _explanation(said: Mapping[str, Any], kind: str, words: Sequence[str]) -> str:
     dimension, described_as = _dimension(said), str(said.get("description", ""))
     parts = [] if described_as.startswith(GENERAL) else [described_as]
     if dimension is not None:
@@ -222,7 +229,7 @@ def _explanation(said: Mapping[str, Any], words: Sequence[str]) -> str:
             f"Write {also}{'a number such as 12, 20 k or ' if dimension == 'count' else ''}{EXAMPLES[dimension]}."
         )
     if _default(said) != UNSET:
-        parts.append(f"Empty means {_default(said)}.")
+        parts.append(f"{'Empty means' if kind == 'typed' else 'By default'} {_default(said)}.")
     return " ".join(part for part in parts if part)
 
 

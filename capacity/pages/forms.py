@@ -59,7 +59,7 @@ def one(field: Field, now: Value) -> None:
         st.session_state[field.key] = field.default == "true" if now is None else now
         st.toggle(field.label, key=field.key, help=escaped(field.explanation), on_change=changed)
     elif field.kind == "choice" or last == "model":
-        words = list(documents.catalogue("model_profiles")) if last == "model" else list(field.words)
+        words = models(field.families) if last == "model" else list(field.words)
         st.session_state[field.key] = shown or field.default
         names = list(dict.fromkeys([*words, st.session_state[field.key]]))
         st.selectbox(field.label, names, key=field.key, help=escaped(field.explanation), on_change=changed)
@@ -124,6 +124,19 @@ def renamed(entry: dict[str, Value], entries: Sequence[Value]) -> dict[str, Valu
     own = {key: value for key, value in entry.items() if key not in {"after", "pool"}} | {"name": name}
     pool = others[-1].get("pool") if others else entry.get("pool")
     return own | ({"pool": pool} if pool is not None else {})
+
+
+def models(families: Sequence[str]) -> list[str]:
+    """Return the models of the catalogue that belong to one of `families`; all where none is named."""
+    return [name for name, family in _families(cached.stamp()).items() if not families or family in families]
+
+
+@st.cache_data(show_spinner=False)
+def _families(at: cached.Stamp) -> dict[str, str]:
+    return {
+        name: str(documents.read(path).data.get("family"))
+        for name, path in documents.catalogue("model_profiles").items()
+    }
 
 
 def examples(kind: Location) -> dict[str, dict[str, Value]]:

@@ -62,7 +62,7 @@ STYLE = """
 .cap-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .stElementContainer:has(.cap-unseen.alone) { position: absolute; }
 .stApp [data-testid="stCaptionContainer"] { opacity: .85; }
-.stApp [data-testid="stCode"] .token:is(.atrule, .number, .inserted, .deleted) { color: inherit; }
+.stApp [data-testid="stCode"] .token { color: inherit; }
 .st-key-edit textarea { font-family: ui-monospace, monospace; font-size: .82rem; }
 </style>
 """

@@ -130,6 +130,8 @@ def yaml_side(draft: Draft) -> None:
         show.bullets([located(problem, draft.text) for problem in problems])
     elif draft.touched:
         st.success("The draft is a valid scenario. Apply it to plan it.")
+    else:
+        st.caption("This is the scenario that every page answers for.")
     left, middle, right = st.columns(3)
     left.button("Apply", key="apply", type="primary", width="stretch", on_click=_applied)
     middle.button("Start again", key="again", width="stretch", on_click=close, disabled=not draft.touched)

@@ -14,7 +14,7 @@ from capacity.pages.fields import BATCH, STAGES, TRAINING, UNSET, Field
 from capacity.pages.show import escaped
 from capacity.problems import Location
 
-OPEN = ("Traffic", "Objective and room")
+OPEN = ("Recommender", "Traffic", "Objective and room")
 """Sections that stand open at first."""
 ENTRIES: Mapping[Location, str] = {STAGES: "stage", TRAINING: "training job", BATCH: "batch job"}
 IN_A_ROW = 2

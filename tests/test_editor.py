@@ -96,6 +96,17 @@ def test_where_the_text_cannot_be_changed_in_place_the_document_is_written_again
     assert documents.parse(drafts.put(text, ("c", "y"), 2), "t").data["c"] == {"y": 2}
 
 
+@pytest.mark.parametrize(("name", "path"), SCENARIOS)
+def test_overrides_are_written_in_their_place(name, path):
+    text = documents.read_text(path)
+    for override in documents.parse(text, name).data.get("overrides", {}):
+        view = View(scenario=name, overrides=(override,))
+        changed = editor.written(view)
+        assert documents.parse(changed, name).data == state.document(view).data
+        assert changed.splitlines()[0] == text.splitlines()[0]
+        assert len(changed.splitlines()) <= len(text.splitlines()) + 3
+
+
 @given(st.text(max_size=60).filter(str.isprintable))
 def test_any_text_can_be_a_value(value):
     changed = documents.parse(drafts.put("a: 1\nb: [2]\n", ("b", 0), value), "t").data

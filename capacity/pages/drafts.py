@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -56,6 +56,34 @@ def without(text: str, location: Location) -> str:
     if value_at(data, location) is None:
         return text
     return _checked(_cut(text, location), _less(data, location))
+
+
+def becoming(text: str, wanted: dict[str, Value]) -> str:
+    r"""Return YAML `text` changed where it differs from `wanted`, so that it says that.
+
+    Examples
+    --------
+    >>> becoming("a: 1  # one\nb: {c: 2}", {"a": 1, "b": {"c": 3}})
+    'a: 1  # one\nb: {c: 3}'
+    """
+    for location, value in _differing(documents.parse(text, NAME).data, wanted, ()):
+        text = put(text, location, value)
+    return _checked(text, wanted)
+
+
+def _differing(now: Value, wanted: Value, at: Location) -> Iterator[tuple[Location, Value]]:
+    if isinstance(now, dict) and isinstance(wanted, dict):
+        for key, value in wanted.items():
+            yield from _differing(now.get(key), value, (*at, key))
+    elif isinstance(now, list) and isinstance(wanted, list) and len(now) == len(wanted) and _nested(now):
+        for place, value in enumerate(wanted):
+            yield from _differing(now[place], value, (*at, place))
+    elif now != wanted:
+        yield at, wanted
+
+
+def _nested(data: list[Value]) -> bool:
+    return any(isinstance(entry, dict | list) for entry in data)
 
 
 def value_at(data: Value, location: Location) -> Value:

@@ -50,12 +50,20 @@ def current(view: View) -> Draft:
     memory = st.session_state
     draft: Draft | None = memory.get(DRAFT)
     if draft is None or not draft.touched:
-        seed = cached.scenario_yaml(view)
+        seed = written(view)
         known = documents.catalogue("scenarios")
         base = view.scenario if view.scenario in known and not view.text else (draft.base if draft else "")
         name = view.scenario if view.text else f"{Path(view.scenario).stem}.yaml"
         memory[DRAFT] = draft = Draft(name=name, text=seed, seed=seed, base=base)
     return draft
+
+
+def written(view: View) -> str:
+    """Return the scenario of a view as YAML, with what was changed in its place."""
+    plain = cached.scenario_yaml(View(scenario=view.scenario, text=view.text))
+    if not view.overrides and not view.settings:
+        return plain
+    return drafts.becoming(plain, state.document(view).data)
 
 
 def start(name: str, text: str) -> None:

@@ -26,7 +26,7 @@ def page() -> None:
     st.markdown(escaped(found.description))
     _changed(view)
     draft = editor.current(view)
-    if draft.touched and draft.seed != cached.scenario_yaml(view):
+    if draft.touched and draft.seed != editor.written(view):
         st.info(
             "The scenario changed since this draft was begun: Apply puts the draft in its place, Start again drops it."
         )

@@ -141,7 +141,7 @@ def yaml_side(draft: Draft) -> None:
     else:
         st.caption("This is the scenario that every page answers for.")
     left, middle, right = st.columns(3)
-    left.button("Apply", key="apply", type="primary", width="stretch", on_click=_applied)
+    left.button("Apply", key="apply", width="stretch", on_click=_applied)
     middle.button("Start again", key="again", width="stretch", on_click=close, disabled=not draft.touched)
     right.download_button(
         "Download", draft.text, file_name=f"{Path(draft.name).stem}.yaml", mime="application/yaml", on_click="ignore",

@@ -63,6 +63,7 @@ STYLE = """
 .stElementContainer:has(.cap-unseen.alone) { position: absolute; }
 .stApp [data-testid="stCaptionContainer"] { opacity: .85; }
 .stApp [data-testid="stCode"] .token { color: inherit; }
+.stApp [data-testid="stWidgetLabel"][disabled] { color: inherit; opacity: .85; }
 .st-key-edit textarea { font-family: ui-monospace, monospace; font-size: .82rem; }
 </style>
 """

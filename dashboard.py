@@ -24,5 +24,6 @@ pages_shown = [
 page = st.navigation(pages_shown, position="hidden")  # the sidebar draws links that carry the view
 with session.errors_shown():
     sidebar.show(session.current(), pages_shown, page)
+show.unseen("h1", page.title)
 session.show_problems()
 page.run()

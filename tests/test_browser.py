@@ -1,10 +1,13 @@
-"""One smoke test in a real browser: `streamlit run dashboard.py`, Debian's Chromium, the sentence on the screen.
+"""The dashboard in a real browser: `streamlit run dashboard.py`, Debian's Chromium, a walk through every page.
 
-CAPACITY_SCREENSHOT=docs/images/dashboard.png keeps the picture of the first screen.
+CAPACITY_SCREENSHOT=docs/images/dashboard.png keeps the picture of the first screen, and beside it one of each page.
+Pages are held against the rules of axe-core (WCAG 2 A and AA, and its best practices): by default the release that
+comes with axe-core-python (4.4.3), or the axe.min.js that CAPACITY_AXE names.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import socket
@@ -32,7 +35,15 @@ OPTIONS = (
     "--disable-sync",
     "--window-size=1400,1750",
 )
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0  # the first simulation on a machine compiles its event engine
+TITLE = '[data-testid="stMain"] h1'
+OF_STREAMLIT = {"presentation-role-conflict": "stFileUploaderDropzone"}
+"""Rules of axe-core that Streamlit's own elements break, each with what stands in their HTML: nothing of ours."""
+AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ['violations']}).then(found => done(found.violations.flatMap(rule => rule.nodes.map(
+  node => [rule.id, node.html.slice(0, 300), node.failureSummary]))));
+"""
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="Chromium is not installed: apt-get install chromium chromium-driver"
 )
@@ -49,16 +60,16 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     pytest.fail(f"waited {PATIENCE_S:g} s for {what}")
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """Serve the dashboard on a free port of this machine."""
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve the dashboard on a free port of this machine, once for all tests."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard.py"), "--server.port", str(port)]
     flags = ["--server.address", "127.0.0.1", "--server.headless", "true", "--browser.gatherUsageStats", "false"]
     environment = {name: value for name, value in os.environ.items() if name != "CAPACITY_SCENARIO"}
-    log = tmp_path / "server.log"
+    log = tmp_path_factory.mktemp("server") / "server.log"
     with log.open("w") as output:
         server = subprocess.Popen([*command, *flags], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
@@ -85,6 +96,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(BROWSER)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(option)
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
@@ -111,6 +123,81 @@ def unharmed(browser: Any) -> None:
     assert not browser.find_elements("css selector", '[data-testid="stAlertContentError"]')
 
 
+def picture_at(folder: Path) -> Path:
+    """Return where the picture of the first screen goes."""
+    return ROOT / os.environ["CAPACITY_SCREENSHOT"] if "CAPACITY_SCREENSHOT" in os.environ else folder / "screen.png"
+
+
+def pictured(browser: Any, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    assert browser.save_screenshot(str(picture))
+    assert picture.stat().st_size > 20_000
+
+
+def pages() -> dict[str, str]:
+    """Return file and title of every page of the dashboard."""
+    tree = ast.parse((ROOT / "dashboard.py").read_text(encoding="utf-8"))
+    values = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES"
+    )
+    found = ast.literal_eval(next(values))
+    assert len(found) >= 8
+    return dict(found)
+
+
+def walk(browser: Any, address: str) -> Iterator[str]:
+    """Open every page by its link in the sidebar, and yield its name when it has stopped running."""
+    browser.get(address)
+    for name, title in pages().items():
+        until(lambda title=title: browser.find_elements("link text", title), f"the link to {title}")
+        browser.find_element("link text", title).click()
+        until(lambda title=title: stands(browser, title), title)
+        yield name
+
+
+def stands(browser: Any, title: str) -> bool:
+    """Return whether the page `title` has stopped running, charts drawn."""
+    script = f"return document.querySelector('{TITLE}')?.textContent"
+    bare = "return document.querySelectorAll('.stPlotlyChart:not(:has(.main-svg))').length"
+    here = browser.execute_script(script) == title
+    return here and settled(browser, "Scenario YAML") and not browser.execute_script(bare)
+
+
+def test_every_page_opens_without_an_error(address, browser, tmp_path):
+    browser.get_log("browser")
+    for name in walk(browser, address):
+        unharmed(browser)
+        said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not said, f"{name}: {said}"
+        pictured(browser, picture_at(tmp_path).with_name(f"{name}.png"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(address, browser, scheme):
+    rules = axe()
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.set_script_timeout(PATIENCE_S)
+    wrong = []
+    for name in walk(browser, address):
+        opened = "document.querySelectorAll('details:not([open]) > summary').forEach(each => each.click())"
+        browser.execute_script(opened)
+        time.sleep(1.0)  # what opens is drawn by the browser alone: nothing says when it stands
+        until(lambda name=name: stands(browser, pages()[name]), name)
+        browser.execute_script(rules)
+        found = browser.execute_async_script(AXE)
+        wrong += [(name, *node) for node in found if OF_STREAMLIT.get(node[0], "no such element") not in node[1]]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def axe() -> str:
+    """Return the source of axe-core."""
+    if "CAPACITY_AXE" in os.environ:
+        return Path(os.environ["CAPACITY_AXE"]).read_text(encoding="utf-8")
+    package = pytest.importorskip("axe_core_python")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
 def test_the_answer_is_on_the_first_screen_and_every_page_keeps_the_view(address, browser, tmp_path):
     browser.get(f"{address}/?set=traffic.peak_rate%3D100%2Fs")
     until(lambda: settled(browser, "Options compared"), "the plan")
@@ -128,9 +215,4 @@ def test_the_answer_is_on_the_first_screen_and_every_page_keeps_the_view(address
     browser.get(address)
     until(lambda: settled(browser, "Options compared"), "the plan")
     until(lambda: browser.find_elements("css selector", ".js-plotly-plot .main-svg"), "the charts")
-    picture = (
-        ROOT / os.environ["CAPACITY_SCREENSHOT"] if "CAPACITY_SCREENSHOT" in os.environ else tmp_path / "screen.png"
-    )
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    assert browser.save_screenshot(str(picture))
-    assert picture.stat().st_size > 20_000
+    pictured(browser, picture_at(tmp_path))

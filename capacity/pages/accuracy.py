@@ -35,7 +35,7 @@ UPLOAD = (
 def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
-    st.title("Calibration and accuracy", anchor=False)
+    st.header("Calibration and accuracy", anchor=False)
     hardware = _hardware(view)
     device = cached.device(view, hardware.id)
     known = kernels.origins(hardware, cached.calibrations())
@@ -62,7 +62,7 @@ def _hardware(view: View) -> Hardware:
 
 
 def _provenance(device: Device, known: dict[Key, kernels.Origin]) -> None:
-    st.subheader("Where its numbers come from", anchor="provenance")
+    st.header("Where its numbers come from", anchor="provenance")
     pairs = cached.calibrations()
     content = kernels.provenance_table(device, known, pairs, cached.shared())
     keep = [column.key for column in content.columns if column.key != "source"]
@@ -74,7 +74,7 @@ def _provenance(device: Device, known: dict[Key, kernels.Origin]) -> None:
 
 
 def _families(device: Device, known: dict[Key, kernels.Origin]) -> None:
-    st.subheader("Kernel families", anchor="families")
+    st.header("Kernel families", anchor="families")
     if not known:
         st.caption(escaped(f"None is known for {device.hardware.name}: what is assumed stands below."))
         return
@@ -87,7 +87,7 @@ def _kernel(view: View, device: Device, known: list[Key]) -> None:
     keys = {kernels.identifier(key): key for key in known}
     if not keys:
         return
-    st.subheader("One family in detail", anchor="family")
+    st.header("One family in detail", anchor="family")
     now = view.kernel if view.kernel in keys else next(iter(keys))
     if view.kernel not in {"", now}:
         said = f"{device.hardware.name} has no kernel family {view.kernel[:90]}: this is {now}."
@@ -122,7 +122,7 @@ def _others(device: Device) -> None:
 
 def _own_table(view: View) -> None:
     """Draw the upload of a measurement table, and predictions against it."""
-    st.subheader("Predicted against your own measurements", anchor="validate")
+    st.header("Predicted against your own measurements", anchor="validate")
     left, right = st.columns([2, 3], gap="large")
     kind = view.kind or next(iter(KINDS))
     with left:

@@ -28,7 +28,7 @@ def page() -> None:
     _presets(view)
     sidebar.hardware(view, "Devices to compare")
     content = devices_table(plan, {item.id: item for item in cached.compared(view).values()})
-    st.subheader(f"{len(plan.options)} devices compared", anchor="devices")
+    st.header(f"{len(plan.options)} devices compared", anchor="devices")
     st.caption(
         f"Click a heading to sort. {show.NOTHING}: no fleet meets the objective, or nobody published the number."
     )

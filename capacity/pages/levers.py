@@ -37,7 +37,7 @@ def page() -> None:
     st.html(f'<div class="cap-answer{" missed" if found.best.missed else ""}">{drawn}</div>')
     if found.steps:
         _combination(found, view)
-    st.subheader("Each lever alone", anchor="alone")
+    st.header("Each lever alone", anchor="alone")
     show.table(report.alone_table(found), keep=ALONE, below=("quality", "assumes", "source"))
     refused = report.refused_table(found)
     if refused.rows:
@@ -50,7 +50,7 @@ def _exact(view: View, on: bool) -> View:
 
 
 def _combination(found: Levered, view: View) -> None:
-    st.subheader("Best combination found", anchor="combination")
+    st.header("Best combination found", anchor="combination")
     if found.before.usd is not None:
         picture.draw(charts_jobs.waterfall(found), "levers-waterfall")
         st.caption(show.escaped(charts_jobs.waterfall_words(found)))

@@ -17,23 +17,23 @@ def page() -> None:
     show.answer(plan)
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("What the words mean", anchor="words")
+        st.header("What the words mean", anchor="words")
         show.table(accuracy.bases_table())
     with right:
-        st.subheader("Efficiencies in use", anchor="origins")
+        st.header("Efficiencies in use", anchor="origins")
         show.table(accuracy.origins_table(plan), height=320)
     option = session.option_input(plan, view)
     if option:
         _errors(option)
     _assumed()
-    st.subheader("Formulas", anchor="formulas")
+    st.header("Formulas", anchor="formulas")
     show.table(accuracy.formulas_table())
 
 
 def _errors(option: Option) -> None:
     content = accuracy.errors_table(option)
     if content.rows:
-        st.subheader(escaped(f"What makes the times on {option.name} unsure"), anchor="errors")
+        st.header(escaped(f"What makes the times on {option.name} unsure"), anchor="errors")
         show.table(content, height=420)
 
 

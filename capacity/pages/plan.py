@@ -40,7 +40,7 @@ def page() -> None:
     if plan.best:
         _numbers(plan, plan.best)
         show.doubts(sentence.option_caveats(plan, plan.best), f"What this does not know about {plan.best.name}")
-    st.subheader("Options compared", anchor="options")
+    st.header("Options compared", anchor="options")
     show.table(tables.options_table(plan), keep=OPTIONS, best=plan.best is not None)
     if any(map(figures.priced, plan.options)):
         _chart(charts.cost_bars(plan), "cost", 380)
@@ -92,10 +92,10 @@ def _detail(plan: Plan, view: View) -> None:
     if option is not plan.best:
         show.doubts(sentence.option_caveats(plan, option), f"What this does not know about {option.name}")
     if option.violations:
-        st.subheader("What it misses", anchor="missed")
+        st.header("What it misses", anchor="missed")
         show.table(tables.violation_table(option))
     if option.cost:
-        st.subheader("Monthly bill", anchor="bill")
+        st.header("Monthly bill", anchor="bill")
         show.table(tables.cost_table(option), keep=COST, below=("formula", "source", "flags"))
         st.caption(sentence.energy(option))
         with st.expander("Unit costs"):
@@ -104,10 +104,10 @@ def _detail(plan: Plan, view: View) -> None:
             st.caption(unit_costs.energy(option))
     _serving(plan, option)
     if option.jobs:
-        st.subheader("Training and batch jobs", anchor="jobs")
+        st.header("Training and batch jobs", anchor="jobs")
         show.table(tables.job_table(option), keep=JOBS)
     if option.pools or option.jobs:
-        st.subheader("Memory of one device", anchor="memory")
+        st.header("Memory of one device", anchor="memory")
         _chart(charts.memory_bars(option), "memory", 330)
         with st.expander("Memory by component, with formulas"):
             show.table(tables.memory_table(option))
@@ -115,13 +115,13 @@ def _detail(plan: Plan, view: View) -> None:
 
 def _serving(plan: Plan, option: Option) -> None:
     if option.stages:
-        st.subheader("Latency by stage", anchor="latency")
+        st.header("Latency by stage", anchor="latency")
         _chart(charts.latency_bars(option, plan.objective_latency_s), "latency", 380)
         show.table(tables.stage_table(option), keep=STAGES)
         with st.expander("Latency by batch size"):
             show.table(tables.batch_table(option))
     if option.pools:
-        st.subheader("Pools of replicas", anchor="pools")
+        st.header("Pools of replicas", anchor="pools")
         show.table(tables.pool_table(option), keep=POOLS)
 
 

@@ -7,13 +7,14 @@ from pathlib import PurePath
 import streamlit as st
 
 from capacity import catalogue, documents
-from capacity.errors import InputError, Problem
-from capacity.pages import cached, session, show, state
+from capacity.errors import CapacityError, InputError, Problem
+from capacity.pages import cached, editor, forms, session, show, state
+from capacity.pages.editor import Draft
 from capacity.pages.state import View
 from capacity.report.cells import Column, Row, Table
 from capacity.report.markdown import escaped
 
-REFUSED, TRIES = "_refused", "_tries"
+TRIES = "_tries"
 CHANGES = (Column("path", "Value"), Column("was", "In the scenario"), Column("now", "Now"))
 
 
@@ -21,24 +22,40 @@ def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
     found = cached.scenario(view)
-    st.title(escaped(found.title), anchor=False)
+    st.header(escaped(found.title), anchor=False)
     st.markdown(escaped(found.description))
     _changed(view)
-    left, right = st.columns([3, 2], gap="large")
+    draft = editor.current(view)
+    if draft.touched and draft.seed != editor.written(view):
+        st.info(
+            "The scenario changed since this draft was begun: Apply puts the draft in its place, Start again drops it."
+        )
+    _editor(draft)
+    editor.compared(draft)
+    _upload()
+    st.header("Where its numbers come from", anchor="sources")
+    show.bullets(found.sources or ("the scenario names no source",))
+    _assumptions(view)
+
+
+def _editor(draft: Draft) -> None:
+    """Draw the forms and the text of the draft side by side."""
+    st.header("The scenario in full", anchor="yaml")
+    left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("The scenario in full", anchor="yaml")
-        st.code(cached.scenario_yaml(view), language="yaml", line_numbers=True, wrap_lines=True)
+        said = editor.data(draft)
+        if said is None:
+            st.info("The forms come back when the YAML is well-formed: its problems stand beside it.")
+        else:
+            forms.show(said)
     with right:
-        _upload()
-        st.subheader("Where its numbers come from", anchor="sources")
-        show.bullets(found.sources or ("the scenario names no source",))
-        _assumptions(view)
+        editor.yaml_side(draft)
 
 
 def _changed(view: View) -> None:
     rows: tuple[Row, ...] = tuple({"path": path, "was": was, "now": now} for path, was, now in state.changes(view))
     if rows:
-        st.subheader("What was changed", anchor="changes")
+        st.header("What was changed", anchor="changes")
         show.table(Table("Changes", CHANGES, rows))
 
 
@@ -47,39 +64,39 @@ def _assumptions(view: View) -> None:
     for name in view.overrides:
         if name in domains and name not in cached.plain_scenario(view).overrides:
             domain = catalogue.domain(name)
-            st.subheader(escaped(domain.title), anchor=name)
+            st.header(escaped(domain.title), anchor=name)
             show.bullets(domain.assumptions)
 
 
 def _upload() -> None:
-    st.subheader("Use your own", anchor="upload")
+    st.header("Use your own", anchor="upload")
     tries = st.session_state.setdefault(TRIES, 0)
     key = f"upload:{tries}"
     st.file_uploader(
         "A scenario as YAML", type=["yaml", "yml"], key=key, on_change=_read, args=(key,),
-        help="Start from the download in the sidebar. The file stays in this tab and travels in its link.",
+        help="It opens at once, stays in this tab and travels in its link. One with problems opens as the draft above.",
     )  # fmt: skip
-    problems: list[Problem] = st.session_state.get(REFUSED, [])
-    if problems:
-        st.error(f"{len(problems)} problems, each as file:line:column:")
-        show.bullets([str(problem) for problem in problems])
 
 
 def _read(key: str) -> None:
-    """Open the uploaded file as the scenario of the view, or note every problem in it."""
+    """Open the uploaded file as the scenario of the view; one with problems as the draft, to be mended."""
     uploaded = st.session_state[key]
-    st.session_state[REFUSED] = []
     if uploaded is None:
         return
     st.session_state[TRIES] += 1  # a new key empties the input, so that the mended file can follow
     name = PurePath(uploaded.name).name
     try:
         text = _decoded(uploaded.getvalue(), name)
-        view = View(scenario=name, text=text)
-        state.scenario(view)
     except InputError as error:
-        st.session_state[REFUSED] = list(error.problems)
+        st.session_state[session.PROBLEMS] = list(error.problems)
         return
+    view = View(scenario=name, text=text)
+    try:
+        state.scenario(view)
+    except CapacityError:
+        editor.start(name, text)
+        return
+    editor.close()
     session.change(lambda _: view)
 
 

@@ -42,7 +42,7 @@ def page() -> None:
         date=date.today().isoformat(),
     )  # fmt: skip
     _sentence(answer)
-    st.subheader("Options simulated", anchor="simulated")
+    st.header("Options simulated", anchor="simulated")
     show.table(tables.options_table(answer), keep=OPTIONS, best=answer.best is not None)
     _downloads(answer, view)
     option = _in_detail(answer, view)
@@ -202,7 +202,7 @@ def _detail(answer: Answer, option: Serving) -> None:
     _charts(charts_serving.drawn(option, answer.scenario.objective), "run")
     for part in tables.detail_tables(option):
         narrow = tables.with_errors(part) if part.title == "Latency" else tables.told(part)
-        st.subheader(narrow.title, anchor=part.title.replace(" ", "-").casefold())
+        st.header(narrow.title, anchor=part.title.replace(" ", "-").casefold())
         show.table(narrow)
 
 

@@ -14,7 +14,7 @@ from capacity.report import sentence
 from capacity.report.cells import Cell, Column, Missing, Row, Table
 from capacity.report.markdown import escaped
 
-__all__ = ["NOTHING", "answer", "bullets", "card", "doubts", "escaped", "sortable", "style", "table"]
+__all__ = ["NOTHING", "answer", "bullets", "card", "doubts", "escaped", "sortable", "style", "table", "unseen"]
 
 MANY, MOST_PIXELS = 15, 560
 """Rows from which a sortable table scrolls, and its height then."""
@@ -81,9 +81,18 @@ STYLE = """
 .cap-table td.number, .cap-table .short { white-space: nowrap; }
 .cap-table .missing { color: var(--cap-missing); }
 .cap-table .long { min-width: 11rem; }
-.cap-table tr.best td { background: var(--cap-best); }
-.cap-table tr.total td { font-weight: 600; border-top: 2px solid var(--cap-total); }
+.cap-table tr.best > * { background: var(--cap-best); }
+.cap-table tr.total > * { font-weight: 600; border-top: 2px solid var(--cap-total); }
 .cap-table tr.below td { border-top: 0; padding-top: 0; color: var(--cap-below); font-size: .78rem; }
+.cap-table tbody th { font-weight: inherit; color: inherit; background: inherit; }
+.cap-table tbody tr.best th { font-weight: 600; }
+.cap-scroll:focus-visible { outline: 2px solid currentcolor; }
+.cap-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.stElementContainer:has(.cap-unseen.alone) { position: absolute; }
+.stApp [data-testid="stCaptionContainer"] { opacity: .85; }
+.stApp [data-testid="stCode"] .token { color: inherit; }
+.stApp [data-testid="stWidgetLabel"][disabled] { color: inherit; opacity: .85; }
+.st-key-edit textarea { font-family: ui-monospace, monospace; font-size: .82rem; }
 </style>
 """
 
@@ -91,6 +100,11 @@ STYLE = """
 def style() -> None:
     """Add the dashboard's own style to the page."""
     st.html(STYLE)
+
+
+def unseen(tag: str, words: str) -> None:
+    """Add an element of HTML that screen readers read and nobody sees."""
+    st.html(f'<{tag} class="cap-unseen alone">{escape(words)}</{tag}>')
 
 
 def answer(plan: Plan) -> None:
@@ -129,7 +143,7 @@ def table(
     """
     columns = [column for key in keep for column in content.columns if column.key == key] or list(content.columns)
     notes = [column for key in below for column in content.columns if column.key == key]
-    heads = "".join(f"<th{_marks(column)}>{escape(column.label)}</th>" for column in columns)
+    heads = "".join(f'<th scope="col"{_marks(column)}>{escape(column.label)}</th>' for column in columns)
     body = [
         _row(row, columns, "best" if best and place == 0 else "") + _note(row, notes, len(columns))
         for place, row in enumerate(content.rows)
@@ -138,15 +152,21 @@ def table(
         body.append(_row(content.total, columns, "total"))
     limit = f' style="max-height:{height}px"' if height else ""
     st.html(
-        f'<div class="cap-scroll"{limit}><table class="cap-table"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="cap-scroll" tabindex="0" role="group" aria-label="{escape(content.title)}"{limit}>'
+        f'<table class="cap-table"><caption class="cap-unseen">{escape(content.title)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _row(row: Row, columns: Sequence[Column], mark: str) -> str:
-    cells = ((column, row[column.key], column.shown(row[column.key])) for column in columns)
-    drawn = "".join(f"<td{_marks(column, cell, text)}>{escape(text)}</td>" for column, cell, text in cells)
+    shown = [(column, row[column.key], column.shown(row[column.key])) for column in columns]
+    drawn = "".join(_cell(*part, heads=part is shown[0] and part[2] != "") for part in shown)
     return f'<tr class="{mark}">{drawn}</tr>'
+
+
+def _cell(column: Column, cell: Cell, text: str, *, heads: bool) -> str:
+    tag, scope = ("th", ' scope="row"') if heads else ("td", "")
+    return f"<{tag}{scope}{_marks(column, cell, text)}>{escape(text)}</{tag}>"
 
 
 def _note(row: Row, columns: Sequence[Column], width: int) -> str:

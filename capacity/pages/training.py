@@ -31,10 +31,10 @@ def page() -> None:
         missed = "; ".join(miss.constraint for miss in option.violations)
         st.warning(show.escaped(f"{option.name} cannot run these jobs: {missed}"))
         return
-    st.subheader("Recurring jobs", anchor="jobs")
+    st.header("Recurring jobs", anchor="jobs")
     show.table(tables.job_table(option), keep=JOBS)
     _steps(option)
-    st.subheader("Memory of one device", anchor="memory")
+    st.header("Memory of one device", anchor="memory")
     picture.draw(charts.memory_bars(option), "training-memory")
     with st.expander("Memory by component, with formulas"):
         show.table(tables.memory_table(option))
@@ -45,7 +45,7 @@ def _steps(option: Option) -> None:
     whole = runs.training_table(option)
     if not whole.rows:
         return
-    st.subheader("Training steps", anchor="steps")
+    st.header("Training steps", anchor="steps")
     show.table(whole)
     parts = runs.parts_table(option)
     if not parts.rows:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -354,8 +355,9 @@ def catalogue(kind: str) -> dict[str, Path]:
     """Return id → file of every document of a kind (one of `KINDS`, or a folder below one)."""
     result: dict[str, Path] = {}
     for folder in folders(kind):
-        for path in sorted(folder.glob("*.yaml")):
-            result.setdefault(path.stem, path)
+        with suppress(PermissionError):
+            for name in sorted(name for name in os.listdir(folder) if name.endswith(".yaml")):
+                result.setdefault(name.removesuffix(".yaml"), folder / name)
     return result
 
 
@@ -369,7 +371,11 @@ def find(kind: str, name: str, known: Mapping[str, Path] | None = None) -> Path:
     """
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".json")):
         return Path(name)
-    known = catalogue(kind) if known is None else known
+    if known is None:
+        places = (folder / f"{name}.yaml" for folder in folders(kind))
+        if path := next(filter(os.path.isfile, places), None):
+            return path
+        known = catalogue(kind)
     if name not in known:
         raise UnknownNameError(kind.rsplit("/", 1)[-1].rstrip("s").replace("_", " "), name, known)
     return known[name]

@@ -1,13 +1,16 @@
 """Answers to a view, kept so that a slider answers at once. Frozen objects are shared between sessions, not copied.
 
-Each key holds the day (prices age) and a stamp of the files, so an edited YAML is seen at the next click.
+Each key holds the day (prices age) and a stamp of the files, so an edited YAML is seen at a click one second later.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -53,9 +56,15 @@ class Validation:
 
 
 def stamp() -> Stamp:
-    """Return how many files the catalogues hold and when the newest changed [ns]."""
-    paths = [path for kind in KINDS for folder in documents.folders(kind) for path in folder.glob("*.*")]
-    return len(paths), max((path.stat().st_mtime_ns for path in paths), default=0)
+    """Return how many files the catalogues hold and when the newest changed [ns], looked up once a second."""
+    return _looked_up(os.environ.get("CAPACITY_PATH", ""), Path.cwd(), int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _looked_up(roots: str, here: Path, second: int) -> Stamp:
+    folders = [folder for kind in KINDS for folder in documents.folders(kind)]
+    changed = [path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.*")]
+    return len(changed), max(changed, default=0)
 
 
 def scenario(view: View) -> Scenario:
@@ -114,7 +123,7 @@ def _shared(at: Stamp) -> Shared:
 def compared(view: View) -> Mapping[str, Hardware]:
     """Return every device a view may compare, by the name it goes by: the catalogue's, and files its scenario names."""
     found = dict(profiles())
-    return found | {name: catalogue.hardware(name) for name in state.candidates(view) if name not in found}
+    return found | {name: catalogue.hardware(name) for name in state.candidates(view, scenario) if name not in found}
 
 
 def profile(view: View, hardware: str) -> Hardware:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -60,7 +60,7 @@ class View:
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        return replace(self, device="", kernel="", kind="", requests="", seed="", day="", exact="")
+        return replace(self, option="", device="", kernel="", kind="", requests="", seed="", day="", exact="")
 
 
 def default() -> View:
@@ -122,8 +122,13 @@ def _names(found: Scenario) -> Iterable[str]:
     yield from found.hardware
 
 
-def put(view: View, path: str, text: str) -> View:
+def put(view: View, path: str, text: str, read: Callable[[View], Scenario] = scenario) -> View:
     """Return `view` with `path` set to `text`, or no longer set when the scenario says the same without.
+
+    Parameters
+    ----------
+    read
+        What reads the scenario of a view: one that remembers makes a slider quick.
 
     Raises
     ------
@@ -136,7 +141,7 @@ def put(view: View, path: str, text: str) -> View:
     at = places[0] if places else len(rest)
     changed = replace(view, settings=(*rest[:at], new, *rest[at:]))
     without = replace(view, settings=rest)
-    return without if scenario(changed) == scenario(without) else changed
+    return without if read(changed) == read(without) else changed
 
 
 def changes(view: View) -> list[tuple[str, str, str]]:
@@ -259,6 +264,6 @@ def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:
     return True
 
 
-def candidates(view: View) -> tuple[str, ...]:
-    """Return the devices that `view` compares."""
-    return tuple(dict.fromkeys(view.hardware or scenario(view).hardware))
+def candidates(view: View, read: Callable[[View], Scenario] = scenario) -> tuple[str, ...]:
+    """Return the devices that `view` compares, of the scenario as `read` knows it."""
+    return tuple(dict.fromkeys(view.hardware or read(view).hardware))

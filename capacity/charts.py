@@ -37,10 +37,9 @@ MANY = 2000
 """Points from which the graphics card draws them: a browser stalls on as many shapes."""
 
 
-_WHITE = pio.templates["plotly_white"]
+_WHITE = pio.templates["plotly_white"].to_plotly_json()
 TEMPLATE = go.layout.Template(
-    layout=_WHITE.layout,
-    data={kind: style for kind, style in _WHITE.data.to_plotly_json().items() if kind in {"bar", "scatter", "scattergl"}},
+    layout=_WHITE["layout"], data={kind: _WHITE["data"][kind] for kind in ("bar", "scatter", "scattergl")}
 )
 """plotly_white without the kinds of traces that nobody draws here: every figure validates and carries a copy."""
 

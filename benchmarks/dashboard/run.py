@@ -216,8 +216,8 @@ async def _all(options: argparse.Namespace) -> int:
         soak = await soaked(20, options.soak_minutes)
         found.append(soak)
         print(
-            f"soak: 20 users, {options.soak_minutes:g} min, {len(soak.times_s):,} reruns, {len(soak.lost)} sessions lost, "
-            f"{len(soak.errors)} errors, median {soak.median_s * 1e3:.0f} ms, p95 {soak.p95_s * 1e3:.0f} ms, "
+            f"soak of 20 users, {options.soak_minutes:g} min: {len(soak.times_s):,} reruns, {len(soak.lost)} lost "
+            f"sessions, {len(soak.errors)} errors, median {soak.median_s * 1e3:.0f} ms, p95 {soak.p95_s * 1e3:.0f} ms, "
             f"{soak.memory_bytes / 1e6:.0f} MB"
         )
     problems = _problems(table, found)

@@ -5,6 +5,7 @@ Each key holds the day (prices age) and a stamp of the files, so an edited YAML 
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from capacity.fleet.simulated import Latency, Simulated
 
 Stamp = tuple[int, int]
+MOST_ROWS, MOST_COLUMNS = 1_000_000, 500
+"""Of an uploaded table: larger ones belong to `capacity validate`, whoever uploads them."""
 RECORDED = 1000
 """Requests recorded one by one: enough to tell when a mean request enters each stage."""
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
@@ -197,13 +200,32 @@ def _validation(content: bytes, name: str, kind: str, at: Stamp) -> Validation:
 
 def _table(content: bytes, name: str) -> pd.DataFrame:
     """Return the rows of an uploaded file; what is wrong with them is said with the name it was uploaded by."""
+    packed = name.casefold().endswith(".parquet")
+    rows, columns = _size(content, packed=packed)
+    if rows > MOST_ROWS or columns > MOST_COLUMNS:
+        what = f"{rows:,} rows of {columns:,} columns are too many; at most {MOST_ROWS:,} of {MOST_COLUMNS}"
+        raise InputError([Problem(name, what)])
     with TemporaryDirectory() as folder:
-        path = Path(folder) / f"table.{'parquet' if name.casefold().endswith('.parquet') else 'csv'}"
+        path = Path(folder) / f"table.{'parquet' if packed else 'csv'}"
         path.write_bytes(content)
         try:
             return validate.read_table(path)
         except InputError as error:
             raise InputError([Problem(name, problem.what) for problem in error.problems]) from None
+
+
+def _size(content: bytes, *, packed: bool) -> tuple[int, int]:
+    """Return how many rows and columns a table has, before it is read: a few bytes of Parquet may say billions."""
+    if not packed:
+        return content.count(b"\n"), content.partition(b"\n")[0].count(b",") + 1
+    import pyarrow as pa  # noqa: PLC0415  (only an upload needs it)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        said = parquet.read_metadata(io.BytesIO(content))
+    except (pa.ArrowException, OSError):
+        return 0, 0  # reading it will say why
+    return int(said.num_rows), int(said.num_columns)
 
 
 def long_csv(found: Validation) -> str:

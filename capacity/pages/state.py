@@ -22,6 +22,8 @@ NUMBERS = {"requests": (1, 200_000), "seed": (0, 2**31 - 1), "day": (1, 1), "exa
 """Least and most of what the Serving page simulates: larger runs belong to the command line."""
 LONGEST_TEXT = 200_000
 """Characters of an uploaded scenario."""
+MOST_PARTS, MOST_DEVICES = 24, 100
+"""Stages and jobs together, and devices: larger plans belong to the command line, they would keep everybody waiting."""
 _FILE = re.compile(r"[/\\]|\.(ya?ml|json)$")
 _UNITS: dict[str, tuple[str, ...]] = {
     "count": ("B", "M", "k", ""),
@@ -106,9 +108,17 @@ def scenario(view: View) -> Scenario:
         raise InputError(
             [Problem(name, "a link or an upload may name what the catalogues hold, no file") for name in files]
         )
+    _bounded(found)
     given = planner.inputs(found, document=written_down)
     references.devices(found, written_down, partial(planner.profile, given=given))
     return found
+
+
+def _bounded(found: Scenario) -> None:
+    parts = len(found.serving.stages) + len(found.training) + len(found.batch)
+    for what, many, most in (("stages and jobs", parts, MOST_PARTS), ("devices", len(found.hardware), MOST_DEVICES)):
+        if many > most:
+            raise InputError(f"{many:,} {what} are too many for a dashboard, which plans {most} at most")
 
 
 def _names(found: Scenario) -> Iterable[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import streamlit as st
 
-from capacity import pages
-from capacity.pages import session, show, sidebar
+gc.set_threshold(50_000)  # before the imports: the usual 700 walks all modules and calibrations again and again
+
+from capacity import pages  # noqa: E402
+from capacity.pages import session, show, sidebar  # noqa: E402
 
 FOLDER = Path(pages.__file__).parent
 PAGES = {

@@ -33,12 +33,23 @@ Stamp: TypeAlias = tuple[int, int]
 
 def hardware(name: str) -> Hardware:
     """Return the hardware profile called `name`, or in the file `name`."""
-    return documents.validated(documents.read(documents.find("hardware_profiles", name)), Hardware)
+    path = documents.find("hardware_profiles", name)
+    return _hardware(path, _stamp(path))
+
+
+@lru_cache(maxsize=512)
+def _hardware(path: Path, _: Stamp) -> Hardware:
+    return documents.validated(documents.read(path), Hardware)
 
 
 def model(name: str) -> Model:
     """Return the model called `name`, in the YAML file `name`, or described by a Hugging Face `config.json`."""
     path = documents.find("model_profiles", name)
+    return _model(path, _stamp(path))
+
+
+@lru_cache(maxsize=256)
+def _model(path: Path, _: Stamp) -> Model:
     document = documents.read(path)
     if "model_type" in document.data:
         return _counted(_from_huggingface(path, document), document, ())
@@ -126,7 +137,13 @@ def domain(name: str) -> Domain:
 
 def rates(name: str) -> Rates:
     """Return a table of energy, storage, network and people rates."""
-    return documents.validated(documents.read(documents.find("prices", name)), Rates)
+    path = documents.find("prices", name)
+    return _rates(path, _stamp(path))
+
+
+@lru_cache(maxsize=16)
+def _rates(path: Path, _: Stamp) -> Rates:
+    return documents.validated(documents.read(path), Rates)
 
 
 def quality_notes() -> QualityNotes:
@@ -156,7 +173,7 @@ def _shared(path: Path, _: Stamp) -> Shared:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Return what changes when a file does: a dashboard asks for the same calibrations at every move of a slider."""
+    """Return what changes when a file does: a dashboard asks for the same documents at every move of a slider."""
     try:
         known = Path(path).stat()
     except (OSError, ValueError):
@@ -182,9 +199,10 @@ def calibrations(extra: Sequence[str] = ()) -> list[tuple[Calibration, Hardware]
     paths = [documents.find(SHIPPED, name, known) for name in extra]
     paths += [*documents.catalogue("calibrations").values(), *known.values()]
     shipped, found = set(known.values()), []
+    profiles = documents.catalogue("hardware_profiles")
     for path in dict.fromkeys(paths):
         item, document = _calibration(path, path in shipped, _stamp(path), _stamp(Path(path).with_suffix(".npz")))
-        found.append((item, item.profile or _measured(item, document)))
+        found.append((item, item.profile or _measured(item, document, profiles)))
     return found
 
 
@@ -228,8 +246,9 @@ class Residuals(Mapping[str, Trees]):
         return len(self._names())
 
 
-def _measured(item: Calibration, document: Document) -> Hardware:
+def _measured(item: Calibration, document: Document, profiles: Mapping[str, Path]) -> Hardware:
     try:
-        return hardware(item.hardware)
+        path = documents.find("hardware_profiles", item.hardware, profiles)
     except UnknownNameError as error:
         raise InputError([Problem(document.where(("hardware",)), f"hardware: {error}")]) from None
+    return _hardware(path, _stamp(path))

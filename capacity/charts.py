@@ -40,6 +40,13 @@ MANY = 2000
 """Points from which the graphics card draws them: a browser stalls on as many shapes."""
 
 
+_WHITE = pio.templates["plotly_white"].to_plotly_json()
+TEMPLATE = go.layout.Template(
+    layout=_WHITE["layout"], data={kind: _WHITE["data"][kind] for kind in ("bar", "scatter", "scattergl")}
+)
+"""plotly_white without the kinds of traces that nobody draws here: every figure validates and carries a copy."""
+
+
 def cost_bars(plan: Plan) -> Figure:
     """Return USD per month stacked by group for each option, with P10–P90 bars; options without a price say so."""
     figure = go.Figure()
@@ -255,7 +262,7 @@ def _colors(names: Mapping[str, None], known: Mapping[str, str]) -> dict[str, st
 def styled(figure: Figure, title: str, x: str, y: str) -> Figure:
     """Return the figure with its title, the names of its axes (units included) and the look of all figures."""
     figure.update_layout(
-        title=title, template="plotly_white", font={"color": INK, "family": "system-ui, sans-serif"},
+        title=title, template=TEMPLATE, font={"color": INK, "family": "system-ui, sans-serif"},
         margin={"l": 10, "r": 10, "t": 50, "b": 10}, legend={"orientation": "h", "y": -0.25, "traceorder": "normal"},
     )  # fmt: skip
     figure.update_xaxes(title=x, automargin=True)

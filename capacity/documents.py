@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +31,14 @@ NEWLINE = "\n"
 MAX_BYTES = 4_000_000
 MAX_NODES = 200_000
 MAX_DEPTH = 40
+LONGEST_NUMBER = 400
+"""Characters of a number: the largest that floats hold has 309 digits."""
+FREE_NODES = 10_000
+"""Values a small text may hold; beyond, aliases may make it four times as many as stand in it."""
 KINDS = ("hardware_profiles", "model_profiles", "scenarios", "prices")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?\d[\d_]*")
-_FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?")
 _PAIR = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 """JSON writes a character beyond U+FFFF as two escapes, which YAML does not know."""
 _WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -93,7 +98,7 @@ def parse(text: str, name: str) -> Document:
     if name.endswith(".json"):
         text = _PAIR.sub(lambda pair: str(json.loads(f'"{pair[0]}"')), text)
     try:
-        _bounded(text, name)
+        values = _bounded(text, name)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -107,7 +112,7 @@ def parse(text: str, name: str) -> Document:
         raise InputError([Problem(where, f"not well-formed YAML: {str(error).splitlines()[0]}")]) from None
     if not isinstance(node, yaml.MappingNode):
         raise InputError([Problem(name, "expected a mapping of `key: value` lines")])
-    reader = _Reader(name)
+    reader = _Reader(name, min(MAX_NODES, FREE_NODES + 4 * values))
     data = reader.value(node, ())
     if reader.problems:
         raise InputError(reader.problems)
@@ -121,31 +126,35 @@ def _control_character(text: str) -> str:
     return f":{before.count(NEWLINE) + 1}:{len(before) - before.rfind(NEWLINE)}" if found else ""
 
 
-def _bounded(text: str, name: str) -> None:
-    """Refuse what is too deep to compose safely (nesting costs stack, and a bomb costs memory)."""
-    depth = 0
+def _bounded(text: str, name: str) -> int:
+    """Return how many values stand in `text`; refuse what is too deep to compose safely, for nesting costs stack."""
+    depth = count = 0
     for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
+        tag = getattr(event, "tag", None)
+        if depth > MAX_DEPTH or tag:
             mark = event.start_mark
             where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-            raise InputError([Problem(where, f"nested deeper than {MAX_DEPTH} levels")])
+            what = f"tag {tag[:80]!r}: tags mean nothing here" if tag else f"nested deeper than {MAX_DEPTH} levels"
+            raise InputError([Problem(where, what)])
         if count > MAX_NODES:
             raise InputError([Problem(name, f"holds more than {MAX_NODES:,} values")])
+    return count
 
 
 class _Reader:
     """Turns a node tree into plain values while noting the place of each."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int) -> None:
         self.name = name
+        self.most = most
         self.problems: list[Problem] = []
         self.places: dict[Location, Place] = {}
 
     def value(self, node: yaml.Node, location: Location) -> Value:
         self.places[location] = place = (self.name, node.start_mark.line + 1, node.start_mark.column + 1)
-        if len(location) > MAX_DEPTH or len(self.places) > MAX_NODES:
-            limit = f"{MAX_DEPTH} levels" if len(location) > MAX_DEPTH else f"{MAX_NODES:,} values"
+        if len(location) > MAX_DEPTH or len(self.places) > self.most:
+            limit = f"{MAX_DEPTH} levels" if len(location) > MAX_DEPTH else f"{self.most:,} values"
             where = ":".join(str(part) for part in place)
             raise InputError([Problem(where, f"expands to more than {limit} through aliases")])
         if isinstance(node, yaml.MappingNode):
@@ -180,7 +189,7 @@ def _scalar(node: yaml.ScalarNode) -> Value:
         return _WORDS[text.lower()]
     if _INT.fullmatch(text) and len(text) < 300:
         return int(text.replace("_", ""))
-    return float(text.replace("_", "")) if _FLOAT.fullmatch(text) else text
+    return float(text.replace("_", "")) if len(text) < LONGEST_NUMBER and _FLOAT.fullmatch(text) else text
 
 
 def merged(base: Document, override: Document) -> Document:
@@ -354,8 +363,9 @@ def catalogue(kind: str) -> dict[str, Path]:
     """Return id → file of every document of a kind (one of `KINDS`, or a folder below one)."""
     result: dict[str, Path] = {}
     for folder in folders(kind):
-        for path in sorted(folder.glob("*.yaml")):
-            result.setdefault(path.stem, path)
+        with suppress(PermissionError):
+            for name in sorted(name for name in os.listdir(folder) if name.endswith(".yaml")):
+                result.setdefault(name.removesuffix(".yaml"), folder / name)
     return result
 
 
@@ -369,7 +379,11 @@ def find(kind: str, name: str, known: Mapping[str, Path] | None = None) -> Path:
     """
     if "/" in name or "\\" in name or name.endswith((".yaml", ".yml", ".json")):
         return Path(name)
-    known = catalogue(kind) if known is None else known
+    if known is None:
+        places = (folder / f"{name}.yaml" for folder in folders(kind))
+        if path := next(filter(os.path.isfile, places), None):
+            return path
+        known = catalogue(kind)
     if name not in known:
         raise UnknownNameError(kind.rsplit("/", 1)[-1].rstrip("s").replace("_", " "), name, known)
     return known[name]

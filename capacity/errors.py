@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LONGEST_NAME = 120
+"""Characters of an unknown name that a message repeats."""
+
 
 class CapacityError(Exception):
     """Anything the product refuses to do, with a message fit for a person."""
@@ -39,7 +42,7 @@ class UnknownNameError(InputError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name = kind, name
-        super().__init__(f"unknown {kind} {name!r}; {suggestion(name, known)}")
+        super().__init__(f"unknown {kind} {name[:LONGEST_NAME]!r}; {suggestion(name[:LONGEST_NAME], known)}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ usual two-moment approximation for GI/G/c.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -139,11 +140,11 @@ def quantile(service: Service, waits: Sequence[Wait], share: float) -> float:
     if service.scv == 0 or service.mean_s == 0:
         return service.mean_s + quantile_of_sum(real, share)
     times = service.at(DEVIATES)
-    within = _distribution(real)
+    within = _through(real, times)
     low, high = float(times[0]), float(times[-1]) + sum(wait.quantile(1 - (1 - share) / 50) for wait in real)
     for _ in range(40):
         middle = (low + high) / 2
-        if float(within(middle - times).mean()) < share:
+        if within(middle) < share:
             low = middle
         else:
             high = middle
@@ -152,6 +153,22 @@ def quantile(service: Service, waits: Sequence[Wait], share: float) -> float:
 
 DEVIATES = np.asarray([NormalDist().inv_cdf((index + 0.5) / 1000) for index in range(1000)])
 """Midpoints of a thousand equally likely slices of the standard normal distribution."""
+
+
+def _through(waits: Sequence[Wait], times: Array) -> Callable[[float], float]:
+    """Return P(sum of waits + S ≤ t) as a function of t [s], where S is each of the ascending `times` alike."""
+    first_s, mean_s, probability = float(times[0]), waits[0].mean_s, waits[0].probability
+    if len(waits) > 1 or times[-1] - first_s > 600 * mean_s:
+        distribution = _distribution(waits)
+        return lambda t: float(distribution(t - times).mean())
+    ascending, grown = times.tolist(), np.cumsum(np.exp((times - first_s) / mean_s)).tolist()
+
+    def within(t: float) -> float:
+        passed = bisect_right(ascending, t)  # of them 1 − probability · e^((s − t)/mean) are through
+        late = probability * math.exp((first_s - t) / mean_s) * grown[passed - 1] if passed else 0.0
+        return (passed - late) / len(ascending)
+
+    return within
 
 
 def _distribution(waits: Sequence[Wait]) -> Callable[[Array], Array]:

@@ -19,7 +19,7 @@ from capacity.errors import UnknownNameError
 from capacity.money.prices import STALE_DAYS
 from capacity.money.unit_costs import MONTH_S, monthly_requests
 from capacity.phases import tokens
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.apis import DOCUMENT_TOKENS, SEARCH_DOCUMENTS, ApiPrice
 from capacity.spec.model import Model, TransformerModel
 from capacity.spec.scenario import BatchJob, Scenario

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from capacity.phases import tokens
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.plan import Cost, CostLine, DeviceUse, JobPlan, PoolPlan, UnitCost, UnitCosts
 from capacity.spec.scenario import Scenario
 from capacity.spec.stages import (

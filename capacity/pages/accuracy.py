@@ -51,7 +51,7 @@ def page() -> None:
 
 def _hardware(view: View) -> Hardware:
     names = cached.compared(view)
-    first = next(iter(state.candidates(view)))
+    first = next(iter(state.candidates(view, cached.scenario)))
     now = next(name for name in (view.device, view.option, first) if name in names)
     column, _ = st.columns([2, 3])
     column.selectbox(

@@ -1,13 +1,17 @@
 """Answers to a view, kept so that a slider answers at once. Frozen objects are shared between sessions, not copied.
 
-Each key holds the day (prices age) and a stamp of the files, so an edited YAML is seen at the next click.
+Each key holds the day (prices age) and a stamp of the files, so an edited YAML is seen at a click one second later.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 Stamp = tuple[int, int]
 DRAWS, SEED = 20_000, 0
 """Futures drawn: as many as `capacity risk` draws unless told otherwise."""
+MOST_ROWS, MOST_COLUMNS = 1_000_000, 500
+"""Of an uploaded table: larger ones belong to `capacity validate`, whoever uploads them."""
 RECORDED = 1000
 """Requests recorded one by one: enough to tell when a mean request enters each stage."""
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
@@ -58,9 +64,15 @@ class Validation:
 
 
 def stamp() -> Stamp:
-    """Return how many files the catalogues hold and when the newest changed [ns]."""
-    paths = [path for kind in KINDS for folder in documents.folders(kind) for path in folder.glob("*.*")]
-    return len(paths), max((path.stat().st_mtime_ns for path in paths), default=0)
+    """Return how many files the catalogues hold and when the newest changed [ns], looked up once a second."""
+    return _looked_up(os.environ.get("CAPACITY_PATH", ""), Path.cwd(), int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _looked_up(roots: str, here: Path, second: int) -> Stamp:
+    folders = [folder for kind in KINDS for folder in documents.folders(kind)]
+    changed = [path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.*")]
+    return len(changed), max(changed, default=0)
 
 
 def scenario(view: View) -> Scenario:
@@ -119,7 +131,7 @@ def _shared(at: Stamp) -> Shared:
 def compared(view: View) -> Mapping[str, Hardware]:
     """Return every device a view may compare, by the name it goes by: the catalogue's, and files its scenario names."""
     found = dict(profiles())
-    return found | {name: catalogue.hardware(name) for name in state.candidates(view) if name not in found}
+    return found | {name: catalogue.hardware(name) for name in state.candidates(view, scenario) if name not in found}
 
 
 def profile(view: View, hardware: str) -> Hardware:
@@ -193,13 +205,32 @@ def _validation(content: bytes, name: str, kind: str, at: Stamp) -> Validation:
 
 def _table(content: bytes, name: str) -> pd.DataFrame:
     """Return the rows of an uploaded file; what is wrong with them is said with the name it was uploaded by."""
+    packed = name.casefold().endswith(".parquet")
+    rows, columns = _size(content, packed=packed)
+    if rows > MOST_ROWS or columns > MOST_COLUMNS:
+        what = f"{rows:,} rows of {columns:,} columns are too many; at most {MOST_ROWS:,} of {MOST_COLUMNS}"
+        raise InputError([Problem(name, what)])
     with TemporaryDirectory() as folder:
-        path = Path(folder) / f"table.{'parquet' if name.casefold().endswith('.parquet') else 'csv'}"
+        path = Path(folder) / f"table.{'parquet' if packed else 'csv'}"
         path.write_bytes(content)
         try:
             return validate.read_table(path)
         except InputError as error:
             raise InputError([Problem(name, problem.what) for problem in error.problems]) from None
+
+
+def _size(content: bytes, *, packed: bool) -> tuple[int, int]:
+    """Return how many rows and columns a table has, before it is read: a few bytes of Parquet may say billions."""
+    if not packed:
+        return content.count(b"\n"), content.partition(b"\n")[0].count(b",") + 1
+    import pyarrow as pa  # noqa: PLC0415  (only an upload needs it)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        said = parquet.read_metadata(io.BytesIO(content))
+    except (pa.ArrowException, OSError):
+        return 0, 0  # reading it will say why
+    return int(said.num_rows), int(said.num_columns)
 
 
 def long_csv(found: Validation) -> str:

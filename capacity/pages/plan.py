@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import streamlit as st
 
 from capacity import charts
@@ -36,6 +38,18 @@ def page() -> None:
     """Draw the page for the view of this session."""
     view = session.current()
     plan = cached.plan(view)
+    asked = (view.question, cached.stamp(), date.today())
+    _overview(*asked)
+    st.divider()
+    option = session.option_input(plan, view)
+    if option is not None:
+        _detail(*asked, option.hardware)
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _overview(view: View, at: cached.Stamp, today: date) -> None:
+    """Draw the answer and the options. What is drawn is kept with the plan: drawing takes longer than planning."""
+    plan = cached.plan(view)
     show.answer(plan)
     if plan.best:
         _numbers(plan, plan.best)
@@ -44,7 +58,6 @@ def page() -> None:
     show.table(tables.options_table(plan), keep=OPTIONS, best=plan.best is not None)
     if any(map(figures.priced, plan.options)):
         _chart(charts.cost_bars(plan), "cost", 380)
-    _detail(plan, view)
 
 
 def _chart(figure: charts.Figure, key: str, height: int) -> None:
@@ -84,11 +97,11 @@ def _late(option: Option) -> str:
     return shown(figures.latency_at_p90(option), "seconds")
 
 
-def _detail(plan: Plan, view: View) -> None:
-    st.divider()
-    option = session.option_input(plan, view)
-    if option is None:
-        return
+@st.cache_resource(max_entries=100, show_spinner=False)
+def _detail(view: View, at: cached.Stamp, today: date, hardware: str) -> None:
+    """Draw one option taken apart."""
+    plan = cached.plan(view)
+    option = next(option for option in plan.options if option.hardware == hardware)
     if option is not plan.best:
         show.doubts(sentence.option_caveats(plan, option), f"What this does not know about {option.name}")
     if option.violations:

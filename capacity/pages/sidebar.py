@@ -106,7 +106,7 @@ def _as_steps(quantity: Quantity) -> Steps:
 
 
 def _put(path: str, view: View, value: str) -> View:
-    return state.put(view, path, value)
+    return state.put(view, path, value, cached.scenario)
 
 
 def _typed(quantity: Quantity, found: Scenario) -> None:
@@ -126,7 +126,7 @@ def _slid(steps: Steps, found: Scenario, *, hide: bool = False) -> None:
     value = float(now) if isinstance(now, int | float) else 0.0
 
     def put(view: View, chosen: float) -> View:
-        return state.put(view, steps.path, state.written(chosen, steps.dimension))
+        return state.put(view, steps.path, state.written(chosen, steps.dimension), cached.scenario)
 
     key = f"slide:{steps.path}"
     st.select_slider(
@@ -164,14 +164,14 @@ def hardware(view: View, label: str) -> None:
 
     def edit(view: View, chosen: list[str]) -> View:
         names = tuple(chosen)
-        same = names == state.candidates(replace(view, hardware=()))
+        same = names == state.candidates(replace(view, hardware=()), cached.scenario)
         option = view.option if view.option in names else ""
         return replace(view, hardware=() if same else names, option=option)
 
     st.multiselect(
         label, list(known), format_func=lambda name: known[name].name, placeholder="the scenario's own",
         help="Any of the devices in the catalogue and of your calibrations. Empty: the scenario's own.",
-        key="hardware", on_change=session.bound("hardware", list(state.candidates(view)), edit),
+        key="hardware", on_change=session.bound("hardware", list(state.candidates(view, cached.scenario)), edit),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Set
+from collections.abc import Callable, Container, Iterable, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,8 @@ MOST_BESIDE = 6
 """Overrides side by side: more columns are not read."""
 LONGEST_TEXT = 200_000
 """Characters of an uploaded scenario."""
+MOST_PARTS, MOST_DEVICES = 24, 100
+"""Stages and jobs together, and devices: larger plans belong to the command line, they would keep everybody waiting."""
 _FILE = re.compile(r"[/\\]|\.(ya?ml|json)$")
 _UNITS: dict[str, tuple[str, ...]] = {
     "count": ("B", "M", "k", ""),
@@ -72,7 +74,7 @@ class View:
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        nothing: dict[str, Any] = {"expect": (), "beside": (), **dict.fromkeys(SHOWN, "")}
+        nothing: dict[str, Any] = {"expect": (), "beside": (), "option": "", **dict.fromkeys(SHOWN, "")}
         return replace(self, **nothing)
 
 
@@ -119,9 +121,17 @@ def scenario(view: View) -> Scenario:
         raise InputError(
             [Problem(name, "a link or an upload may name what the catalogues hold, no file") for name in files]
         )
+    _bounded(found)
     given = planner.inputs(found, document=written_down)
     references.devices(found, written_down, partial(planner.profile, given=given))
     return found
+
+
+def _bounded(found: Scenario) -> None:
+    parts = len(found.serving.stages) + len(found.training) + len(found.batch)
+    for what, many, most in (("stages and jobs", parts, MOST_PARTS), ("devices", len(found.hardware), MOST_DEVICES)):
+        if many > most:
+            raise InputError(f"{many:,} {what} are too many for a dashboard, which plans {most} at most")
 
 
 def _names(found: Scenario) -> Iterable[str]:
@@ -135,8 +145,13 @@ def _names(found: Scenario) -> Iterable[str]:
     yield from found.hardware
 
 
-def put(view: View, path: str, text: str) -> View:
+def put(view: View, path: str, text: str, read: Callable[[View], Scenario] = scenario) -> View:
     """Return `view` with `path` set to `text`, or no longer set when the scenario says the same without.
+
+    Parameters
+    ----------
+    read
+        What reads the scenario of a view: one that remembers makes a slider quick.
 
     Raises
     ------
@@ -149,7 +164,7 @@ def put(view: View, path: str, text: str) -> View:
     at = places[0] if places else len(rest)
     changed = replace(view, settings=(*rest[:at], new, *rest[at:]))
     without = replace(view, settings=rest)
-    return without if scenario(changed) == scenario(without) else changed
+    return without if read(changed) == read(without) else changed
 
 
 def changes(view: View, base: View | None = None) -> list[tuple[str, str, str]]:
@@ -323,6 +338,6 @@ def _usable(view: View, parameter: str, problems: list[Problem]) -> bool:
     return True
 
 
-def candidates(view: View) -> tuple[str, ...]:
-    """Return the devices that `view` compares."""
-    return tuple(dict.fromkeys(view.hardware or scenario(view).hardware))
+def candidates(view: View, read: Callable[[View], Scenario] = scenario) -> tuple[str, ...]:
+    """Return the devices that `view` compares, of the scenario as `read` knows it."""
+    return tuple(dict.fromkeys(view.hardware or read(view).hardware))

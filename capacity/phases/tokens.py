@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capacity.phases import generate
-from capacity.phases.serving_step import Context
+from capacity.phases.context import Context
 from capacity.spec.stages import EncodeStage, GenerateStage, Stage
 
 

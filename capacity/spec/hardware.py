@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from capacity.spec.quantity import (
+    DESCRIBED,
     Bytes,
     BytesPerSecond,
     Count,
@@ -41,11 +42,10 @@ class Source(Spec):
 class Fact(Spec, Generic[T]):
     """A value together with the key of its source in `sources`."""
 
+    model_config = DESCRIBED
     value: T
-    source: str
-    """Key in the profile's `sources`."""
-    note: str = ""
-    """Disagreement between sources, or how the value was derived."""
+    source: str = Field(description="Key in the profile's `sources`.")
+    note: str = Field("", description="Disagreement between sources, or how the value was derived.")
 
 
 class Link(Spec):

@@ -7,6 +7,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from capacity.spec.quantity import (
+    DESCRIBED,
     Count,
     Factor,
     Id,
@@ -47,6 +48,7 @@ class DevicePrice(Spec):
 class Quote(Spec, Generic[T]):
     """A rate with its range and where it comes from."""
 
+    model_config = DESCRIBED
     value: T
     low: T | None = None
     high: T | None = None

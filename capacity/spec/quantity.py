@@ -15,6 +15,10 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+DESCRIBED = ConfigDict(use_attribute_docstrings=False)
+"""Of generic models, which state descriptions as `Field`: for each of their kinds pydantic would search all modules."""
+
+
 def _reader(dimension: str) -> BeforeValidator:
     def read(value: Any) -> float:  # noqa: ANN401  (pydantic hands over whatever the document held)
         return parse(value, dimension)

@@ -7,6 +7,7 @@ are everyone's, and the band is widened by what leaving devices out has shown.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -127,7 +128,7 @@ def values(fits: Iterable[KernelFit], family: KernelFamily | None) -> dict[str, 
     for name in merged:
         known = [fit.values[name] for fit in fits if name in fit.values]
         if known:
-            merged[name] = float(np.exp(np.mean(np.log(known))))
+            merged[name] = math.exp(math.fsum(map(math.log, known)) / len(known))
     return merged
 
 

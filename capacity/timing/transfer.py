@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, TypeVar
 
 from capacity.spec.calibration import Calibration, Composition, Efficiency, Shared
 from capacity.spec.engine import PROCESSOR_ENGINES
@@ -14,6 +16,7 @@ from capacity.timing.band import Basis
 from capacity.timing.carried import distance, kernels, sigma_at
 from capacity.timing.device import HALF, Device, Key
 
+Frozen = TypeVar("Frozen")
 FUSED_STEPS = ("tensorrt",)
 """Engines whose measured encoder passes answer for the fused engine of a plan."""
 ENCODER_DTYPES = ("fp16", "bf16", "int8", "fp8")
@@ -39,6 +42,29 @@ def device(
     was measured with another engine (`shared.engine_log_sigma`). Classes that their suites do not run (top-k,
     LSTM, solves) are PyTorch's: they come from the same machine's eager calibration.
     """
+    return _device(_Same(hardware), engine, tuple((_Same(item), _Same(of)) for item, of in calibrations), _Same(shared))
+
+
+@dataclass(frozen=True, slots=True)
+class _Same(Generic[Frozen]):
+    """A frozen object compared by identity: to compare calibrations value by value takes longer than their use."""
+
+    it: Frozen
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
+@lru_cache(maxsize=64)
+def _device(
+    wanted: _Same[Hardware], engine: str, pairs: tuple[tuple[_Same[Calibration], _Same[Hardware]], ...],
+    common: _Same[Shared],
+) -> Device:  # fmt: skip
+    hardware, shared = wanted.it, common.it
+    calibrations = [(item.it, of.it) for item, of in pairs]
     found = _efficient(hardware, engine, calibrations, shared)
     encoders = _encoders(hardware, calibrations, shared) if engine == "fused" else {}
     return dataclasses.replace(found, kernels=kernels(hardware, calibrations, shared), encoders=encoders)

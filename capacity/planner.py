@@ -13,7 +13,7 @@ from capacity import catalogue, references
 from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
-from capacity.money import ownership
+from capacity.money import ownership, spot
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
 from capacity.phases.training import TrainingRun
@@ -114,6 +114,8 @@ def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
         jobs, job_violations = _jobs(scenario, device, _trainer(scenario, device, models, given), models)
     except MissingFactError as error:
         return _refused(hardware, device, str(error))
+    if scenario.pricing.term == "spot":
+        pools = replace(pools, pools=tuple(spot.covered(pool, scenario.pricing.spot) for pool in pools.pools))
     if scenario.jobs_on_idle_serving:
         jobs = _on_idle(jobs, pools.pools, scenario)
     violations = (*pools.violations, *job_violations)
@@ -171,6 +173,8 @@ def _jobs(
 ) -> tuple[list[JobPlan], list[Violation]]:
     jobs = [_training(job, scenario, trainer, models) for job in scenario.training]
     jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
+    if scenario.pricing.term == "spot":
+        jobs = [spot.interrupted(job, scenario.pricing.spot) for job in jobs]
     return jobs, [miss for job in jobs for miss in _misses(job)]
 
 

@@ -20,7 +20,7 @@ from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
 from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import DTYPE_BYTES, Fact, Hardware
 from capacity.spec.model import Model, TransformerModel
-from capacity.spec.prices import DevicePrice, Rates
+from capacity.spec.prices import DevicePrice, PurchasePrice, Rates
 from capacity.spec.scenario import Domain, Scenario
 from capacity.timing import transfer
 from capacity.units import text
@@ -33,6 +33,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Any] = {
     "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain,
     "calibration": Calibration, "shared": Shared, "rates": Rates, "device-price": DevicePrice,
+    "purchase-price": PurchasePrice,
 }  # fmt: skip
 DIMENSIONS = {
     "memory": "bytes", "memory_bandwidth": "bytes/s", "last_level_cache": "bytes", "clock": "hertz", "power": "watts",

@@ -25,6 +25,7 @@ Z99 = 2.3263
 FORECAST_LEVELS, RISK_LEVELS = 6, 10
 """Loads that are planned, besides today's: risk reaches farther."""
 BY_THE_HOUR = ("on-demand", "spot")
+UPFRONT = {"none": "", "partial": ", half upfront", "all": ", upfront"}
 TERMS: tuple[Commitment, ...] = (Commitment(term="1-year"), Commitment(term="3-year"))
 
 
@@ -176,7 +177,7 @@ def _ahead(bench: Bench, hardware: str, commitment: Commitment | None) -> Ahead:
     profiles = [planner.profile(name, bench.given) for name in (hardware, *([refresh.hardware] if refresh else []))]
     buying: str = bench.scenario.pricing.term
     if commitment is not None:
-        buying = f"{commitment.share:.0%} {commitment.term}{', upfront' if commitment.upfront else ''}"
+        buying = f"{commitment.share:.0%} {commitment.term}{UPFRONT[commitment.upfront]}"
     blank = Ahead(hardware=hardware, name=" → ".join(item.name for item in profiles), buying=buying)
     try:
         course = bench.course(hardware, commitment)

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from capacity.cli import answers, budgets, measures, showing  # noqa: F401  (their commands join the application)
+from capacity.cli import answers, budgets, measures, pricing, showing  # noqa: F401  (their commands join the application)
 from capacity.cli.app import app
 from capacity.errors import CapacityError
 

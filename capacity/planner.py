@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from capacity.timing.form import MissingFactError
 from capacity.work.models import resized
 
 MONTH_S = 730 * 3600.0
+SPOT_ROUNDS = 5
+"""Tries to find the devices with which a job on spot meets its deadline: more devices are interrupted more often."""
+Job = TypeVar("Job", TrainingJob, BatchJob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,11 +175,23 @@ def _trainer(scenario: Scenario, device: Device, models: Mapping[str, Model], gi
 def _jobs(
     scenario: Scenario, device: Device, trainer: Trainer, models: Mapping[str, Model]
 ) -> tuple[list[JobPlan], list[Violation]]:
-    jobs = [_training(job, scenario, trainer, models) for job in scenario.training]
-    jobs += [_batch(job, scenario, device, models) for job in scenario.batch]
-    if scenario.pricing.term == "spot":
-        jobs = [spot.interrupted(job, scenario.pricing.spot) for job in jobs]
+    jobs = [_timed(job, lambda job: _training(job, scenario, trainer, models), scenario) for job in scenario.training]
+    jobs += [_timed(job, lambda job: _batch(job, scenario, device, models), scenario) for job in scenario.batch]
     return jobs, [miss for job in jobs for miss in _misses(job)]
+
+
+def _timed(job: Job, planned: Callable[[Job], JobPlan], scenario: Scenario) -> JobPlan:
+    """Return the plan of a job; on spot devices with its interruptions, and with the devices that make up for them."""
+    if scenario.pricing.term != "spot":
+        return planned(job)
+    deadline_s = asked_s = job.deadline or job.every
+    for _ in range(SPOT_ROUNDS):
+        found = spot.interrupted(planned(job.model_copy(update={"deadline": asked_s})), scenario.pricing.spot)
+        late = float(found.duration.value) / deadline_s
+        if late <= 1 or found.devices >= job.max_devices:
+            break
+        asked_s /= late * (1 + 1e-9)
+    return replace(found, deadline_s=deadline_s)
 
 
 def _on_idle(jobs: Sequence[JobPlan], pools: Sequence[PoolPlan], scenario: Scenario) -> list[JobPlan]:

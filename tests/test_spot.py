@@ -113,9 +113,21 @@ def test_a_plan_on_spot_pays_stand_ins_and_says_so():
 
 
 def test_a_deadline_is_missed_with_the_time_that_interruptions_take():
-    settings = ("pricing.spot={interruptions: 5, checkpoint: 10 min}",)
-    before, after = plan(("t4",)).best.jobs[0], plan(("t4",), (SPOT, *settings)).options[0].jobs[0]
-    assert float(after.duration.value) > 1.5 * float(before.duration.value)
+    calm = plan(("t4",)).best.jobs[0]
+    tight = (f"training.0.deadline={float(calm.duration.value) * 1.05} s", "training.0.max_devices=1")
+    found = plan(("t4",), (*tight, SPOT, "pricing.spot.interruptions=1")).options[0]
+    (miss,) = found.violations
+    assert (miss.where, miss.needed) == (calm.name, float(found.jobs[0].duration.value))
+    assert miss.needed / miss.allowed == pytest.approx((1 + 660 / 3600) / 1.05)
+
+
+def test_a_job_gets_the_devices_that_make_up_for_interruptions():
+    calm = plan(("t4",)).best.jobs[0]
+    tight = f"training.0.deadline={float(calm.duration.value) * 1.05} s"
+    assert plan(("t4",), (tight,)).best.jobs[0].devices == calm.devices
+    spot = plan(("t4",), (tight, SPOT, "pricing.spot.interruptions=1")).best.jobs[0]
+    assert spot.devices > calm.devices
+    assert float(spot.duration.value) <= spot.deadline_s == pytest.approx(float(calm.duration.value) * 1.05)
 
 
 def test_what_the_scenario_says_is_not_called_assumed():

@@ -6,6 +6,7 @@ Devices are interrupted independently of each other and without memory; clouds t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import replace
 
 from capacity.errors import CapacityError
@@ -14,7 +15,8 @@ from capacity.plan import JobPlan, PoolPlan
 from capacity.spec.buying import Spot
 
 HOUR_S = 3600.0
-MOST_EXTRA = 100_000
+MOST_DOUBLINGS = 18
+"""Stand-ins of a pool are looked for up to 2^17."""
 NEVER = 1e-9
 """Interruptions of a device in an hour below which there are none: one in 100,000 years."""
 
@@ -80,9 +82,13 @@ def extra_replicas(replicas: int, devices_per_replica: float, spot: Spot) -> int
     rate = spot.interruptions * max(devices_per_replica, 1.0) / HOUR_S
     away = rate * max(spot.restart - spot.notice, 0.0)
     gone = away / (1 + away)
-    for extra in range(MOST_EXTRA):
-        if _more_than(extra, replicas + extra, gone) <= spot.short_share:
-            return extra
+
+    def enough(extra: int) -> bool:
+        return _more_than(extra, replicas + extra, gone) <= spot.short_share
+
+    most = next((2**power for power in range(MOST_DOUBLINGS) if enough(2**power)), None)
+    if most is not None:
+        return bisect_left(range(most), True, key=enough)
     raise CapacityError(f"spot: {replicas} replicas are never up; allowed: fewer interruptions or a faster restart")
 
 

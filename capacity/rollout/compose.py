@@ -199,8 +199,11 @@ class _Rolling:
 
     def cost(self, phases: Sequence[Phase], stored_bytes: float) -> Cost:
         """Return what some phases cost once, by the bill of a month in which nothing else happens."""
+        licenses = self.new.pricing.software
+        monthly = licenses is not None and licenses.per_month is not None  # paid with or without the rollout
         once = self.new.model_copy(
             update={
+                "pricing": self.new.pricing.model_copy(update={"software": None} if monthly else {}),
                 "storage": Storage(features=stored_bytes, log_bytes_per_request=0, checkpoints=0),
                 "network": Network(response_bytes=0), "people": People(),
             }

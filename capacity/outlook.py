@@ -28,6 +28,7 @@ FORECAST_LEVELS, RISK_LEVELS = 6, 10
 BY_THE_HOUR = ("on-demand", "spot")
 PRICED_LATER = ("budget", "discount_rate", "price_decline", "price_spread")
 """What of an outlook needs no plan: it only prices what was planned."""
+UPFRONT = {"none": "", "partial": ", half upfront", "all": ", upfront"}
 TERMS: tuple[Commitment, ...] = (Commitment(term="1-year"), Commitment(term="3-year"))
 
 
@@ -179,7 +180,7 @@ def _ahead(bench: Bench, hardware: str, commitment: Commitment | None) -> Ahead:
     profiles = [planner.profile(name, bench.given) for name in (hardware, *([refresh.hardware] if refresh else []))]
     buying: str = bench.scenario.pricing.term
     if commitment is not None:
-        buying = f"{commitment.share:.0%} {commitment.term}{', upfront' if commitment.upfront else ''}"
+        buying = f"{commitment.share:.0%} {commitment.term}{UPFRONT[commitment.upfront]}"
     blank = Ahead(hardware=hardware, name=" → ".join(item.name for item in profiles), buying=buying)
     try:
         course = bench.course(hardware, commitment)

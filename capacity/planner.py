@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from capacity import catalogue, references
 from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
-from capacity.money import ownership
+from capacity.money import ownership, spot
 from capacity.money.unit_costs import unit_costs
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
@@ -35,6 +36,9 @@ from capacity.timing.form import MissingFactError
 from capacity.work.models import resized
 
 MONTH_S = 730 * 3600.0
+SPOT_ROUNDS = 5
+"""Tries to find the devices with which a job on spot meets its deadline: more devices are interrupted more often."""
+Job = TypeVar("Job", TrainingJob, BatchJob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,8 @@ def assembled(
 ) -> Option:  # fmt: skip
     """Return the option that pools and jobs make up: those on idle devices placed, all of it priced."""
     hardware, job_plans = device.hardware, list(work)
+    if scenario.pricing.term == "spot":
+        found = replace(found, pools=tuple(spot.covered(pool, scenario.pricing.spot) for pool in found.pools))
     if scenario.jobs_on_idle_serving:
         job_plans = _on_idle(job_plans, found.pools, scenario)
     cost = None
@@ -189,9 +195,23 @@ def jobs(
 ) -> tuple[list[JobPlan], list[Violation]]:
     """Return the training and batch jobs on one device, and the constraints that they miss."""
     trainer = _trainer(scenario, device, models, given)
-    found = [_training(job, scenario, trainer, models) for job in scenario.training]
-    found += [_batch(job, scenario, device, models) for job in scenario.batch]
+    found = [_timed(job, lambda job: _training(job, scenario, trainer, models), scenario) for job in scenario.training]
+    found += [_timed(job, lambda job: _batch(job, scenario, device, models), scenario) for job in scenario.batch]
     return found, [miss for job in found for miss in _misses(job)]
+
+
+def _timed(job: Job, planned: Callable[[Job], JobPlan], scenario: Scenario) -> JobPlan:
+    """Return the plan of a job; on spot devices with its interruptions, and with the devices that make up for them."""
+    if scenario.pricing.term != "spot":
+        return planned(job)
+    deadline_s = asked_s = job.deadline or job.every
+    for _ in range(SPOT_ROUNDS):
+        found = spot.interrupted(planned(job.model_copy(update={"deadline": asked_s})), scenario.pricing.spot)
+        late = float(found.duration.value) / deadline_s
+        if late <= 1 or found.devices >= job.max_devices:
+            break
+        asked_s /= late * (1 + 1e-9)
+    return replace(found, deadline_s=deadline_s)
 
 
 def _on_idle(jobs: Sequence[JobPlan], pools: Sequence[PoolPlan], scenario: Scenario) -> list[JobPlan]:

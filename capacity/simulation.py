@@ -16,7 +16,8 @@ from capacity.fleet.pool import Pool, fitted
 from capacity.fleet.served import Point, PoolServing, Question, Serving, UnitCost
 from capacity.fleet.simulated import Settings, Simulated
 from capacity.fleet.sizing import Miss, least
-from capacity.money.prices import PriceRange, price_range
+from capacity.money.prices import PriceRange
+from capacity.money.purchase import hourly
 from capacity.phases import generate, serving_step
 from capacity.phases.context import Context
 from capacity.planner import Inputs
@@ -197,8 +198,7 @@ class _Candidate:
 
     def price(self) -> PriceRange | None:
         """Return the price of one device on the scenario's terms."""
-        terms = self.scenario.pricing
-        return price_range(self.blank.hardware, terms.term, terms.provider, terms.region, today=self.given.today)
+        return hourly(self.blank.hardware, self.scenario.pricing, self.given.today)
 
 
 def _bound(pool: Pool, device: Device) -> str:

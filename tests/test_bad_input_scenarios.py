@@ -56,7 +56,7 @@ FAULTS = {
     # words, lists and mappings
     "an unknown task": ("task: retrieve", "task: ⌖retreive", "serving.stages.0.task: 'retreive' is none of 'encode', "),
     "an unknown percentile": ("p99", "⌖p42", "input should be 'p50', 'p90', 'p95' or 'p99' (got 'p42')"),
-    "an unknown term": ("on-demand", "⌖weekly", "input should be 'on-demand', 'spot', '1-year' or '3-year'"),
+    "an unknown term": ("on-demand", "⌖weekly", "input should be 'on-demand', 'spot', '1-year', '3-year' or 'pu"),
     "an id with blanks": ("id: shop", "id: ⌖My Shop", "id: string should match pattern"),
     "text for a list": ("[l4]", "⌖l4", "hardware: input should be a list (got 'l4')"),
     "an empty list": ("[l4]", "⌖[]", "hardware: the list should have at least 1 item, not 0"),

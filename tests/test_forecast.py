@@ -102,6 +102,20 @@ def test_a_term_paid_upfront_is_cash_now_and_accrues_by_the_month():
     assert sum(month.cash_usd for month in months) == pytest.approx(sum(month.accrued_usd for month in months))
 
 
+@pytest.mark.parametrize(("said", "share"), [("none", 0), ("partial", 0.5), ("all", 1), (True, 1), (False, 0)])
+def test_cash_differs_with_what_is_paid_upfront_and_accrual_does_not(said, share):
+    months = forecast.months(course(commitment=YEAR | {"upfront": said}, months=12))
+    assert months[0].upfront_usd == share * 365 * 12
+    assert months[5].cash_usd == 730 + 100 + (1 - share) * 365
+    assert {month.accrued_usd for month in months} == {365 + 730 + 100.0}
+    assert sum(month.cash_usd for month in months) == pytest.approx(sum(month.accrued_usd for month in months))
+
+
+def test_an_unknown_share_upfront_is_refused():
+    with pytest.raises(ValueError, match="'none', 'partial' or 'all'"):
+        course(commitment=YEAR | {"upfront": "most"})
+
+
 def test_what_a_term_costs_after_the_end_is_told():
     found = course(commitment={"term": "3-year", "share": 1})
     assert forecast.beyond(found) == 730 * 24

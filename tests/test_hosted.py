@@ -17,7 +17,7 @@ from capacity.errors import InputError, UnknownNameError
 from capacity.money import tables
 from capacity.money.break_even import LOADS, break_even, own_usd
 from capacity.money.hosted import Need, nearest, needs, parts, search_units
-from capacity.money.prices import device_prices
+from capacity.money.price_tables import device_prices
 from capacity.report import hosted as report
 from capacity.spec.apis import ApiPrice
 
@@ -305,9 +305,9 @@ def test_a_table_of_ones_own_adds_rows_and_the_same_name_replaces(table):
 FAULTS = {
     "a price of zero": ("0.5", "0", "2:6: usd: input should be greater than 0"),
     "a unit of something else": ("0.5", "0.5 W", "2:6: usd: '0.5 W' has no unit of usd"),
-    "a blank price": (",0.5,", ",,", "2:1: missing key 'usd'"),
+    "a blank price": (",0.5,", ",,", "2:6: usd: is blank"),
     "no such thing": ("rerank,1M", "rerunk,1M", "2:4: what: input should be 'text-embedding'"),
-    "no such day": ("2026-10", "2026-13", "2:7: date: month must be in 1..12"),
+    "no such day": ("2026-10", "2026-13", "2:7: date: there is no such day"),
     "embeddings by searches": (",rerank,1M tokens", ",text-embedding,1k searches", "2:1: only rerank is sold by"),
     "a field too few": (",published,", ",published", "2:9: has 9 fields, expected 10"),
     "an open quote": ("Mine", '"Mine', "2:1: is not a line of CSV"),

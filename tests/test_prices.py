@@ -8,7 +8,9 @@ import pytest
 from capacity import documents
 from capacity.catalogue import rates
 from capacity.errors import InputError, UnknownNameError
-from capacity.money.prices import device_prices, first_day, price_range
+from capacity.money.price_tables import device_prices
+from capacity.money.prices import price_range
+from capacity.spec.prices import first_day
 
 TODAY = date(2026, 11, 22)
 HEADER = "hardware,provider,sku,devices,region,term,usd_per_device_hour,date,source,quality,note"

@@ -18,7 +18,7 @@ from capacity.money import course as courses
 from capacity.money import forecast, risk
 from capacity.money.course import Course
 from capacity.money.forecast import Ahead, Forecast
-from capacity.money.ownership import Z10
+from capacity.money.lines import Z10
 from capacity.money.risk import INPUTS, Band, factor
 from capacity.spec.outlook import Spread
 

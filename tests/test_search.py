@@ -14,11 +14,13 @@ from capacity import catalogue, documents, planner, search
 from capacity.fleet import pools as sizing
 from capacity.fleet.pool import candidates
 from capacity.fleet.sizing import Demand, fleet
-from capacity.money import ownership
-from capacity.money.prices import price_range
+from capacity.money import ownership, spot
+from capacity.money.purchase import hourly
 from capacity.phases.context import Context
 from capacity.search.engines import run
 from capacity.search.pareto import front
+from capacity.search.place import Place
+from capacity.search.tried import tried
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
 from capacity.timing import transfer
@@ -26,6 +28,7 @@ from capacity.timing import transfer
 TODAY = date(2026, 11, 22)
 BASE = "cross-encoder-rerank"
 DEVICES = ("t4", "l4", "a100-sxm-80gb")
+TERMS = ("on-demand", "spot", "purchase")
 
 
 def asked(*changes: str, name: str = BASE):
@@ -46,7 +49,7 @@ def by_brute_force(scenario: Scenario, given, hardware: str, space: Space) -> fl
     models = planner.sized_models(scenario, given.models)
     context = Context(scenario=scenario, models=models, engines=tuple(given.shared.serving_engines))
     jobs, _ = planner.jobs(scenario, device, models, given)
-    price = price_range(hardware, "on-demand", today=TODAY)
+    price = hourly(hardware, scenario.pricing, TODAY)
     wanted = sizing.demand(scenario)
     more = Demand(rate=wanted.rate * (1 + wanted.headroom), headroom=0, latency_s=1, quantile=wanted.quantile)
     best = None
@@ -61,6 +64,8 @@ def by_brute_force(scenario: Scenario, given, hardware: str, space: Space) -> fl
                 continue
             choice = sizing.Choice(fleet(loads, {pool.name: count}, wanted), loads, {pool.name: size}, 0)
             plans = sizing.plans([pool], choice, scenario)
+            if scenario.pricing.term == "spot":
+                plans = [spot.covered(plan, scenario.pricing.spot) for plan in plans]
             bill = ownership.cost(scenario, device.hardware, plans, jobs, given.rates, TODAY)
             best = bill.usd if best is None else min(best, bill.usd)
     return best if price else None
@@ -68,13 +73,13 @@ def by_brute_force(scenario: Scenario, given, hardware: str, space: Space) -> fl
 
 @given(
     rate=st.floats(2, 120), latency_ms=st.floats(60, 2500), batch=st.sampled_from([1, 2, 5, 8]),
-    headroom=st.floats(0, 0.6), hardware=st.sampled_from(DEVICES),
+    headroom=st.floats(0, 0.6), hardware=st.sampled_from(DEVICES), term=st.sampled_from(TERMS),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_best_is_that_of_counting_through_all(rate, latency_ms, batch, headroom, hardware):
+def test_the_best_is_that_of_counting_through_all(rate, latency_ms, batch, headroom, hardware, term):
     changes = (
         f"traffic.peak_rate={rate:.4g}/s", f"objective.latency={latency_ms:.5g} ms", f"serving.max_batch={batch}",
-        f"resilience.headroom={headroom:.3g}",
+        f"resilience.headroom={headroom:.3g}", f"pricing.term={term}",
     )  # fmt: skip
     space = Space(most_replicas=24, parallel=(1, 2))
     answer, given_ = answered(space, *changes, hardware=(hardware,))
@@ -85,6 +90,26 @@ def test_the_best_is_that_of_counting_through_all(rate, latency_ms, batch, headr
     else:
         assert answer.best is not None
         assert answer.best.usd == pytest.approx(least, abs=0.005)
+
+
+CHARGED = ("pricing.software.per_device_hour=0.5 USD/h", "pricing.support.share=0.04")
+UNPLUGGED = ("pricing.energy=separate", "pricing.spot.interruptions=0.2")
+
+
+@pytest.mark.parametrize(("changes", "name"), [
+    ((), BASE), (CHARGED, BASE), (UNPLUGGED, BASE), (CHARGED, "cascade"), (CHARGED, "gpt2-two-tower"),
+])  # fmt: skip
+def test_every_fleet_is_billed_as_a_plan_bills_it(changes, name):
+    space = Space(terms=TERMS, most_replicas=300)
+    document, _, given_ = asked(*changes, name=name)
+    ((variant,), _) = search.variants(document, given_, space, ("h100-sxm-80gb",))
+    item, place = tried(variant, space, given_), Place.of(variant, given_)
+    assert [way.term for way in item.buying] == list(TERMS)
+    rows = np.random.default_rng(0).choice(len(item.usd), size=min(8, len(item.usd)), replace=False)
+    for row, (column, way) in product(map(int, rows), enumerate(item.buying)):
+        option = place.option(*place.choice(item.fleets, row), way, given_)
+        assert item.usd[row, column] == pytest.approx(option.cost.usd, rel=1e-5)  # weights are stored whole or in parts
+        assert item.held[row, column] == sum(pool.devices for pool in option.pools)
 
 
 def test_a_candidate_has_the_total_of_a_plan():

@@ -89,7 +89,7 @@ def test_tokens_are_paid_for_by_what_is_read_and_written():
 
 
 def test_a_device_without_a_price_is_simulated_all_the_same_and_comes_later(monkeypatch, options):
-    monkeypatch.setattr(simulation, "price_range", lambda *_, **__: None)
+    monkeypatch.setattr(simulation, "hourly", lambda *_, **__: None)
     (option,) = simulated(hardware=["l4"])
     assert option.cost is None
     assert option.meets

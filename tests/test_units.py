@@ -24,8 +24,8 @@ for definition in (
 SI = {
     "fraction": "", "seconds": "s", "bytes": "byte", "bytes/s": "byte/s", "FLOP": "FLOP", "FLOP/s": "FLOP/s",
     "hertz": "1/s", "per second": "item/s", "watts": "W", "joules": "J", "usd": "USD", "usd/hour": "USD/h",
-    "usd/month": "USD/month", "usd/kWh": "USD/kWh", "usd/GB": "USD/GB", "usd/GB-month": "USD/GB/month",
-    "kg/kWh": "kg/kWh",
+    "usd/month": "USD/month", "usd/kWh": "USD/kWh", "usd/kW-month": "USD/kW/month",
+    "usd/GB": "USD/GB", "usd/GB-month": "USD/GB/month", "kg/kWh": "kg/kWh",
 }  # fmt: skip
 COUNTS = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 """Shorthand for how many; pint takes these letters for kelvin, meter, byte and tesla."""

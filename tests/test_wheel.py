@@ -23,6 +23,7 @@ SHIPPED = [
     "scenarios/cross-encoder-rerank.yaml",
     "scenarios/domains/e-commerce.yaml",
     "prices/devices.csv",
+    "prices/purchase.csv",
     "prices/rates-us-east.yaml",
     "dashboard.py",
     ".streamlit/config.toml",

@@ -17,7 +17,7 @@ from workbooks import Workbook
 from capacity import catalogue
 from capacity.commands import planning
 from capacity.errors import InputError
-from capacity.money import ownership
+from capacity.money import lines
 from capacity.money.prices import price_range
 from capacity.report import assumptions, figures, xlsx
 from capacity.report.cells import Missing
@@ -143,7 +143,7 @@ def test_ranges_of_rates_hold_the_rate_and_those_of_devices_are_as_the_bill_draw
     for name in ("price_egress", "price_engineers", "price_t4"):
         assert rows[name].p10 <= rows[name].value <= rows[name].p90 * (1 + 1e-12)
     offers = price_range("t4", "on-demand", today=TODAY)
-    drawn = ownership._Draws().price("device", offers.low, offers.usd_per_device_hour, offers.high)
+    drawn = lines.Draws().price("device", offers.low, offers.usd_per_device_hour, offers.high)
     low, high = np.quantile(drawn, [0.1, 0.9])
     assert rows["price_t4"].p10 == pytest.approx(low, rel=0.03)
     assert rows["price_t4"].p90 == pytest.approx(high, rel=0.03)

@@ -16,6 +16,7 @@ from capacity.cli import (  # noqa: F401  (their commands join the application)
     choosing,
     hosting,
     measures,
+    pricing,
     showing,
 )
 from capacity.cli.app import app

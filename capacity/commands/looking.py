@@ -22,7 +22,7 @@ from capacity.spec.calibration import Calibration, Shared
 from capacity.spec.hardware import DTYPE_BYTES, Fact, Hardware
 from capacity.spec.model import Model, TransformerModel
 from capacity.spec.outlook import Outlook
-from capacity.spec.prices import DevicePrice, Rates
+from capacity.spec.prices import DevicePrice, PurchasePrice, Rates
 from capacity.spec.scenario import Domain, Scenario
 from capacity.spec.space import Space
 from capacity.timing import transfer
@@ -36,7 +36,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMAS: dict[str, Any] = {
     "hardware": Hardware, "model": TypeAdapter(Model), "scenario": Scenario, "domain": Domain,
     "calibration": Calibration, "shared": Shared, "rates": Rates, "device-price": DevicePrice,
-    "api-price": ApiPrice, "outlook": Outlook, "space": Space,
+    "purchase-price": PurchasePrice, "api-price": ApiPrice, "outlook": Outlook, "space": Space,
 }  # fmt: skip
 DIMENSIONS = {
     "memory": "bytes", "memory_bandwidth": "bytes/s", "last_level_cache": "bytes", "clock": "hertz", "power": "watts",

@@ -12,7 +12,7 @@ from capacity.documents import Document
 from capacity.errors import InputError, Problem, suggestion
 from capacity.fleet.mixed import Mixed
 from capacity.fleet.searched import Found, Variant
-from capacity.money.prices import price_range
+from capacity.money.purchase import hourly
 from capacity.planner import Inputs
 from capacity.report import mix
 from capacity.report import search as report
@@ -139,7 +139,9 @@ def hardware(named: Sequence[str], space: Space, scenario: Scenario, given: Inpu
             name
             for name in documents.catalogue("hardware_profiles")
             if any(
-                price_range(name, term, buying.provider, place, today=given.today) for term in terms for place in places
+                hourly(name, buying.model_copy(update={"term": term, "region": place}), given.today)
+                for term in terms
+                for place in places
             )
         )
     return tuple(planner.profile(name, given).id for name in dict.fromkeys(asked))

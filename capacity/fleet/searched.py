@@ -55,6 +55,17 @@ class Buying:
     usd_per_hour: float
     flags: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """The way in words."""
+        return f"{self.term} in {self.region}" if self.region else self.term
+
+    def of(self, scenario: Scenario) -> Scenario:
+        """Return the scenario bought this way; bought devices pay for their energy."""
+        changed = {"term": self.term, "region": self.region or None}
+        changed |= {"energy": "separate"} if self.term == "purchase" else {}
+        return scenario.model_copy(update={"pricing": scenario.pricing.model_copy(update=changed)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -107,10 +118,7 @@ class Candidate:
             for name, count in self.replicas.items()
         }
         serving = changed.serving.model_copy(update={"pools": {**changed.serving.pools, **pools}})
-        pricing = changed.pricing.model_copy(
-            update={"term": self.buying.term, "region": self.buying.region or changed.pricing.region}
-        )
-        return changed.model_copy(update={"serving": serving, "pricing": pricing})
+        return self.buying.of(changed.model_copy(update={"serving": serving}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capacity.errors import CapacityError
-from capacity.money.ownership import HOURS, Z10
+from capacity.money.lines import HOURS, Z10
 from capacity.plan import Option
 from capacity.spec.outlook import MONTHS_OF_A_YEAR, Commitment, Outlook
 

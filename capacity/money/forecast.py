@@ -49,14 +49,14 @@ def months(course: Course) -> tuple[Month, ...]:
 
 def _month(course: Course, month: int) -> Month:
     found, outlook = charged(course, month, NEUTRAL), course.outlook
-    upfront = outlook.commitment is not None and outlook.commitment.upfront
+    share = 0.0 if outlook.commitment is None else outlook.commitment.upfront_share
     at_once = sum(_term_usd(course, term) * term.months for term in course.terms if term.start == month)
     committed, extra, other = (float(part[0]) for part in (found.committed_usd, found.extra_usd, found.other_usd))
     return Month(
         number=month + 1, hardware=course.stay(month).hardware, load=float(load(outlook, month, np.ones(1))[0]),
         needed_hours=float(found.needed_hours[0]), used_hours=float(found.used_hours[0]),
         paid_hours=float(found.paid_hours[0]), devices_usd=committed + extra, other_usd=other,
-        upfront_usd=at_once if upfront else 0.0, billed_usd=extra + other + (0.0 if upfront else committed),
+        upfront_usd=share * at_once, billed_usd=extra + other + (1 - share) * committed,
     )  # fmt: skip
 
 

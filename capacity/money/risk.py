@@ -15,7 +15,7 @@ import numpy as np
 
 from capacity.money.course import Array, Course, Shocks, charged
 from capacity.money.forecast import Ahead, Forecast
-from capacity.money.ownership import Z10
+from capacity.money.lines import Z10
 from capacity.spec.outlook import Spread
 
 INPUTS = {

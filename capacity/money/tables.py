@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +19,16 @@ Row = TypeVar("Row", bound=Spec)
 _Stamp = tuple[str, int, int]
 
 
-def rows(folder: str, form: type[Row]) -> tuple[Row, ...]:
+def rows(folder: str, form: type[Row], wanted: Callable[[str], bool] = bool) -> tuple[Row, ...]:
     """Return the rows of every `*.csv` in the folders called `folder`, the user's first.
 
     A table replaces those of the same file name in later folders, any other name adds rows. Rows are kept in memory
     until the time or size of a table changes on disk. Columns are the fields of `form`; a blank cell is no value.
+
+    Parameters
+    ----------
+    wanted
+        Whether a table of that file name is one of them.
 
     Raises
     ------
@@ -33,7 +38,8 @@ def rows(folder: str, form: type[Row]) -> tuple[Row, ...]:
     tables: dict[str, Path] = {}
     for place in documents.folders(folder):
         for path in sorted(place.glob("*.csv")):
-            tables.setdefault(path.name, path)
+            if wanted(path.name):
+                tables.setdefault(path.name, path)
     found: list[Row] = []
     problems: list[Problem] = []
     for path in tables.values():
@@ -67,7 +73,7 @@ def read(text: str, name: str, form: type[Row]) -> tuple[Row, ...]:
     InputError
         With every problem of the table.
     """
-    lines = _lines(text, name)
+    lines = records(text, name)
     line, header = next(lines, (0, []))
     problems = list(_header_problems(header, f"{name}:{line}" if line else name, form))
     if problems:
@@ -75,7 +81,7 @@ def read(text: str, name: str, form: type[Row]) -> tuple[Row, ...]:
     found: list[Row] = []
     for line, cells in lines:
         try:
-            found.append(documents.validated(_document(name, line, header, cells), form))
+            found.append(_row(name, line, dict(_pairs(name, line, header, cells)), form))
         except InputError as error:
             problems += error.problems
     if problems:
@@ -83,7 +89,7 @@ def read(text: str, name: str, form: type[Row]) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+def records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the line on which each record starts, and its fields; blank lines are passed over."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
@@ -113,9 +119,22 @@ def _header_problems(header: list[str], where: str, form: type[Spec]) -> Iterato
             yield Problem(f"{where}:{len(header) + 1}", f"missing column {name!r}")
 
 
-def _document(name: str, line: int, header: list[str], cells: list[str]) -> Document:
+def _pairs(name: str, line: int, header: list[str], cells: list[str]) -> Iterator[tuple[str, str]]:
     if len(cells) != len(header):
         raise InputError([Problem(f"{name}:{line}:{len(cells)}", f"has {len(cells)} fields, expected {len(header)}")])
+    return zip(header, cells, strict=True)
+
+
+def _row(name: str, line: int, cells: dict[str, str], form: type[Row]) -> Row:
+    columns = {key: column for column, key in enumerate(cells, start=1)}
     places: dict[Location, Place] = {(): (name, line, 1)}
-    places |= {(key,): (name, line, column) for column, key in enumerate(header, start=1)}
-    return Document(name, {key: cell for key, cell in zip(header, cells, strict=True) if cell}, places)
+    places |= {(key,): (name, line, column) for key, column in columns.items()}
+    blank = [key for key, cell in cells.items() if not cell and form.model_fields[key].is_required()]
+    problems = [Problem(f"{name}:{line}:{columns[key]}", f"{key}: is blank") for key in blank]
+    try:
+        row = documents.validated(Document(name, {key: cell for key, cell in cells.items() if cell}, places), form)
+    except InputError as error:
+        missing = {f"missing key {key!r}" for key in blank}
+        problems += [problem for problem in error.problems if problem.what not in missing]
+        raise InputError(sorted(problems, key=lambda problem: int(problem.where.rpartition(":")[2]))) from None
+    return row

@@ -60,7 +60,7 @@ FORMULAS: tuple[tuple[str, str, str], ...] = (
     (
         "Cost of serving devices",
         "(replicas + spares) × devices of a replica × 730 h × median of the offers found",
-        "capacity/money/ownership.py",
+        "capacity/money/devices.py",
     ),
     (
         "P10 to P90 of the cost",

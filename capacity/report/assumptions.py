@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 
-from capacity.money.ownership import HOURS, Z10
-from capacity.money.prices import price_range
+from capacity.money.lines import HOURS, Z10
+from capacity.money.purchase import hourly
 from capacity.plan import CostLine, JobPlan, Option, Plan, PoolPlan
 from capacity.report.cells import Cell, Missing, Number, finite
 from capacity.spec.scenario import Scenario
@@ -179,10 +179,7 @@ def _rate_range(line: CostLine) -> tuple[Number, Number]:
 
 def _device_range(plan: Plan, scenario: Scenario, option: Option, value: float) -> tuple[Number, Number]:
     """Return P10 and P90 of a device's price as the bill draws it: the lowest and highest offer are its P5 and P95."""
-    buying = scenario.pricing
-    found = price_range(
-        option.hardware, buying.term, buying.provider, buying.region, today=date.fromisoformat(plan.date)
-    )
+    found = hourly(option.hardware, scenario.pricing, date.fromisoformat(plan.date))
     if found is None or found.usd_per_device_hour != value or value <= 0:
         return NO_RANGE, NO_RANGE
     exponent = Z10 / Z90

@@ -41,7 +41,10 @@ SERVICES = {
     "network": ("Networking", "Other (Networking)"),
 }
 """ServiceCategory and ServiceSubcategory of a cost group; energy and people are none of the categories."""
-UNITS = {"device-hours": "Device-Hours", "hours": "Hours", "GB-month": "GB-Months", "kWh": "Kilowatt-Hours"}
+UNITS = {
+    "device-hours": "Device-Hours", "hours": "Hours", "GB-month": "GB-Months", "kWh": "Kilowatt-Hours",
+    "device-months": "Device-Months", "kW-months": "Kilowatt-Months", "months": "Months", "USD": "Dollars",
+}  # fmt: skip
 """Units as the Unit Format writes them; others (GB) are so already."""
 ASCII = str.maketrans({"×": "x", "÷": "/", "−": "-", "–": "-", "→": "->", "≤": "<=", "≥": ">=", "·": "*"})
 """Signs of our formulas in `ChargeDescription`, which must be ASCII; `x_Formula` keeps them."""

@@ -122,6 +122,8 @@ def caveats(found: Forecast) -> Iterator[str]:
     yield "between the planned loads the bill is a straight line; a real fleet grows by whole replicas"
     if any(option.course and option.course.terms for option in found.options):
         yield "prices by the hour and by the term are medians of different offers; pricing.provider names one seller"
+    if any(option.buying == "purchase" for option in found.options):
+        yield "bought devices are paid by the month of their life; as many as each month needs, bought and sold with it"
 
 
 def options_table(found: Forecast) -> Table:

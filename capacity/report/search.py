@@ -65,14 +65,14 @@ def pieces(found: Found) -> Iterator[Piece]:
         return
     yield Piece(f"Of {size}, the cheapest is ")
     yield Piece(f"{best.devices} × {best.variant.hardware}", strong=True)
-    yield Piece(f" ({choice(best)}; {fleet(best)}), bought {buying(best)}: ")
+    yield Piece(f" ({choice(best)}; {fleet(best)}), bought {best.buying.told}: ")
     yield Piece(f"{usd(best.usd)} a month", strong=True)
     yield Piece(f", {found.scenario.objective.percentile} {text(best.latency_s, 'seconds')}")
     if best.simulated is not None:
         yield Piece(", held when simulated")
     second = next((item for item in found.ranked if item is not best and item.usd >= best.usd), None)
     if second is not None:
-        yield Piece(f"; next {second.variant.hardware} ({choice(second)}, {buying(second)}) {_more(second, best)}")
+        yield Piece(f"; next {second.variant.hardware} ({choice(second)}, {second.buying.told}) {_more(second, best)}")
     yield Piece(".")
 
 
@@ -95,11 +95,6 @@ def _more(one: Candidate, best: Candidate) -> str:
 def choice(item: Candidate) -> str:
     """Return engine, dtype and levers of a candidate in words."""
     return item.variant.told
-
-
-def buying(item: Candidate) -> str:
-    """Return the way of buying of a candidate in words."""
-    return f"{item.buying.term} in {item.buying.region}" if item.buying.region else item.buying.term
 
 
 def fleet(item: Candidate) -> str:
@@ -170,7 +165,7 @@ def _row(item: Candidate, found: Found) -> Row:
 def _common(item: Candidate, found: Found) -> dict[str, Cell]:
     best = found.best
     return {
-        "hardware": item.variant.hardware, "choice": choice(item), "buying": buying(item), "fleet": fleet(item),
+        "hardware": item.variant.hardware, "choice": choice(item), "buying": item.buying.told, "fleet": fleet(item),
         "usd_per_month": item.usd,
         "against_best_fraction": Missing("no best") if best is None else item.usd / best.usd - 1,
     }  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from capacity import documents
 from capacity.errors import InputError, Problem, UnknownNameError, suggestion
-from capacity.money.prices import records
+from capacity.money.tables import records
 from capacity.problems import MOST
 from capacity.report.focus import SERVICES
 

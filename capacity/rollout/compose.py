@@ -14,6 +14,7 @@ from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import ColdCache, IndexMemory, Phase, Rolled, Step
 from capacity.money import ownership
+from capacity.money.lines import MONTH_S
 from capacity.phases import nearest
 from capacity.phases.context import Context
 from capacity.plan import Cost, CostLine, JobPlan, Option
@@ -158,7 +159,7 @@ class _Rolling:
         names = {job.name for job in self.change.jobs}
         until, after = self.policy.shadow_time + self.policy.overlap_time, self.policy.standby_time
         hours = [
-            job.device_hours_per_month.scaled(time / ownership.MONTH_S)
+            job.device_hours_per_month.scaled(time / MONTH_S)
             for option, time in ((plans[1], until), (plans[0], after)) for job in option.jobs if job.name in names
         ]  # fmt: skip
         if hours and until + after > 0:
@@ -189,7 +190,7 @@ class _Rolling:
         counted = [phase for phase in found.phases if phase.counted]
         beside = [phase for phase in found.phases if not phase.counted]
         stored = found.memory.new_bytes if found.memory else 0.0
-        stored *= float(found.duration.value) / ownership.MONTH_S
+        stored *= float(found.duration.value) / MONTH_S
         cost = self.cost(counted, stored)
         lines = {line.name: line for line in (*cost.lines, *self.cost(beside, 0.0).lines)}
         phases = [replace(phase, line=lines.get(phase.name)) for phase in found.phases]
@@ -199,8 +200,11 @@ class _Rolling:
 
     def cost(self, phases: Sequence[Phase], stored_bytes: float) -> Cost:
         """Return what some phases cost once, by the bill of a month in which nothing else happens."""
+        licenses = self.new.pricing.software
+        monthly = licenses is not None and licenses.per_month is not None  # paid with or without the rollout
         once = self.new.model_copy(
             update={
+                "pricing": self.new.pricing.model_copy(update={"software": None} if monthly else {}),
                 "storage": Storage(features=stored_bytes, log_bytes_per_request=0, checkpoints=0),
                 "network": Network(response_bytes=0), "people": People(),
             }
@@ -218,7 +222,7 @@ class _Rolling:
 def _job(phase: Phase) -> JobPlan:
     return JobPlan(
         name=phase.name, kind="rollout", devices=math.ceil(phase.devices), duration=phase.duration,
-        every_s=ownership.MONTH_S, deadline_s=ownership.MONTH_S, device_hours_per_month=phase.device_hours,
+        every_s=MONTH_S, deadline_s=MONTH_S, device_hours_per_month=phase.device_hours,
         memory_bytes={}, memory_available_bytes=None,
     )  # fmt: skip
 

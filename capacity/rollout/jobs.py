@@ -9,7 +9,7 @@ from dataclasses import replace
 from capacity import planner
 from capacity.errors import CapacityError
 from capacity.fleet.rollout import Phase
-from capacity.money.ownership import MONTH_S
+from capacity.money.lines import MONTH_S
 from capacity.phases import batch, nearest
 from capacity.phases.context import Context
 from capacity.plan import JobPlan, Violation

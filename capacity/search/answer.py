@@ -14,7 +14,8 @@ from capacity.plan import Violation
 from capacity.planner import Inputs
 from capacity.search.limits import CONSTRAINTS
 from capacity.search.pareto import front
-from capacity.search.tried import Place, Tried
+from capacity.search.place import Place
+from capacity.search.tried import Tried
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
 
@@ -73,7 +74,7 @@ def _candidate(item: Tried, row: int, way: int) -> Candidate:
         raise ValueError("a variant without fleets has no candidates")
     return Candidate(
         variant=item.variant, buying=item.buying[way], degrees=fleets.degrees(row), batches=fleets.batches(row),
-        replicas=fleets.counts(row), devices=int(fleets.devices[row]), usd=float(item.usd[row, way]),
+        replicas=fleets.counts(row), devices=int(item.held[row, way]), usd=float(item.usd[row, way]),
         latency_s=float(fleets.latency_s[row]), room=float(fleets.room[row]),
         kwh=None if item.kwh is None else float(item.kwh[row]),
     )  # fmt: skip
@@ -147,5 +148,5 @@ def _refusals(results: Sequence[Tried]) -> Iterator[Refused]:
         for miss in item.violations:
             ratio = f"{miss.needed / miss.allowed:.3g} × the limit" if miss.allowed > 0 else "nothing is allowed"
             yield Refused(what=what, reason=f"{miss.where} misses {miss.constraint}: {ratio}")
-        for term in item.unpriced:
-            yield Refused(what=what, reason=f"no {term} price")
+        for reason in item.unpriced:
+            yield Refused(what=what, reason=reason)

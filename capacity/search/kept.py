@@ -72,7 +72,7 @@ class Kept:
     def write(self, found: Tried, path: Path) -> None:
         """Keep what was tried: whole or not at all."""
         arrays = {} if found.fleets is None else {name: getattr(found.fleets, name) for name in ARRAYS}
-        arrays["usd"] = found.usd
+        arrays |= {"usd": found.usd, "held": found.held}
         if found.kwh is not None:
             arrays["kwh"] = found.kwh
         partial = path.with_suffix(".partial.npz")
@@ -89,10 +89,11 @@ def _told(found: Tried) -> dict[str, Any]:
 
 
 def _read(variant: Variant, told: dict[str, Any], arrays: dict[str, Any]) -> Tried:
-    usd, kwh = arrays.pop("usd"), arrays.pop("kwh", None)
+    usd, held, kwh = arrays.pop("usd"), arrays.pop("held"), arrays.pop("kwh", None)
     fleets = None if told["pools"] is None else Fleets(pools=tuple(told["pools"]), **arrays)
     return Tried(
-        variant=variant, fleets=fleets, usd=usd, kwh=kwh, unpriced=tuple(told["unpriced"]), refused=told["refused"],
+        variant=variant, fleets=fleets, usd=usd, held=held, kwh=kwh, refused=told["refused"],
+        unpriced=tuple(told["unpriced"]),
         buying=tuple(Buying(**{**way, "flags": tuple(way["flags"])}) for way in told["buying"]),
         violations=tuple(Violation(**miss) for miss in told["violations"]),
         cheapest=tuple((row, way) for row, way in told["cheapest"]),

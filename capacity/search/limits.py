@@ -37,8 +37,8 @@ class Limits:
         return np.asarray(np.logical_and.reduce(parts))
 
 
-def limits(fleets: Fleets, usd: Array, hardware: str, latency_s: float, space: Space) -> Limits:
-    """Return what fleets [fleets] at prices [fleets, ways of buying] need of what is allowed.
+def limits(fleets: Fleets, held: Array, usd: Array, hardware: str, latency_s: float, space: Space) -> Limits:
+    """Return what fleets [fleets] of devices and at bills [fleets, ways of buying] need of what is allowed.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def limits(fleets: Fleets, usd: Array, hardware: str, latency_s: float, space: S
     if space.least_room:
         needed["room"], allowed["room"] = fleets.room[:, None] * shape, space.least_room
     if hardware in space.stock:
-        needed["stock"], allowed["stock"] = fleets.devices[:, None] * shape, float(space.stock[hardware])
+        needed["stock"], allowed["stock"] = held, float(space.stock[hardware])
     if space.budget is not None:
         needed["budget"], allowed["budget"] = usd, space.budget
     over = {name: value / max(allowed[name], EXACT) for name, value in needed.items() if name != "room"}

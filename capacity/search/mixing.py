@@ -13,11 +13,11 @@ from capacity.fleet.pool import Pool
 from capacity.fleet.pools import shares_of_a_day
 from capacity.fleet.searched import Refused, Variant
 from capacity.fleet.ways import Array
-from capacity.money import ownership
+from capacity.money.lines import HOURS
 from capacity.money.prices import price_range
 from capacity.planner import Inputs
+from capacity.search.place import Place
 from capacity.search.portfolio import Block, mix
-from capacity.search.tried import Place
 from capacity.spec.prices import Term
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
@@ -58,8 +58,8 @@ def mixed(variants: Sequence[Variant], space: Space, given: Inputs) -> Mixed:
     ]  # fmt: skip
     return Mixed(
         scenario=scenario.id, title=scenario.title, shares=tuple(used), rates=tuple(shares.tolist()),
-        usd_per_month=found.usd_per_hour * ownership.HOURS, refused=tuple(refused),
-        bound_usd_per_month=found.bound_usd_per_hour * ownership.HOURS,
+        usd_per_month=found.usd_per_hour * HOURS, refused=tuple(refused),
+        bound_usd_per_month=found.bound_usd_per_hour * HOURS,
     )  # fmt: skip
 
 
@@ -92,6 +92,8 @@ def _block(variant: Variant, space: Space, given: Inputs, most_rate: float) -> B
 
 def _priced(variant: Variant, given: Inputs, rates: Array, each: float) -> Block:
     buying = variant.scenario.pricing
+    if buying.term == "purchase":
+        raise CapacityError("a mix is of devices rented by the hour or for a term; set pricing.term to on-demand")
     prices = {
         term: found.usd_per_device_hour * each
         for term in dict.fromkeys((buying.term, *TERMS))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from capacity.spec.prices import first_day
 from capacity.spec.quantity import Id, Spec, Usd
 
 Sold = Literal["text-embedding", "rerank", "llm-input", "llm-cached-input", "llm-output"]
@@ -54,14 +55,3 @@ class ApiPrice(Spec):
         if self.unit == "1k searches" and self.what != "rerank":
             raise ValueError(f"only rerank is sold by searches; write unit 1M tokens for {self.what}")
         return self
-
-
-def first_day(text: str) -> datetime.date:
-    """Return the first day of the year, month or day that `text` names.
-
-    Examples
-    --------
-    >>> first_day("2026-05"), first_day("2026")
-    (datetime.date(2026, 5, 1), datetime.date(2026, 1, 1))
-    """
-    return datetime.date(*[int(part) for part in f"{text}-01-01".split("-")[:3]])

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from capacity.spec.quantity import Change, Count, Factor, Fraction, Id, Spec, UsdPerMonth
 
 MONTHS_OF_A_YEAR = 12
 Rate = Annotated[Change, Field(ge=-0.5)]
 """Relative change of a month or year; 0.02 is 2 % more."""
+Upfront = Annotated[
+    Literal["none", "partial", "all"],
+    BeforeValidator(lambda value: ("all" if value else "none") if isinstance(value, bool) else value),
+    WithJsonSchema({"enum": ["none", "partial", "all", True, False]}),
+]
 Season = tuple[Factor, Factor, Factor, Factor, Factor, Factor, Factor, Factor, Factor, Factor, Factor, Factor]
 
 
@@ -45,8 +50,14 @@ class Commitment(Spec):
     term: Literal["1-year", "3-year"]
     share: Annotated[Fraction, Field(gt=0)] = 0.7
     """Of the device-hours expected in the first month of each term (assumed)."""
-    upfront: bool = True
-    """Whether a term is paid at its start, or by the month (assumed)."""
+    upfront: Upfront = "all"
+    """What of a term is paid at its start: none, half (partial) or all of it; the rest by the month (assumed: all).
+    True is all and false none. The price is the same: tables hold one for a term."""
+
+    @property
+    def upfront_share(self) -> float:
+        """What of a term is paid at its start ÷ all of it."""
+        return {"none": 0.0, "partial": 0.5, "all": 1.0}[self.upfront]
 
     @property
     def months(self) -> int:

@@ -65,6 +65,7 @@ Usd = Annotated[float, _reader("usd"), Field(ge=0, le=1e15), _schema("usd", mini
 UsdPerHour = Annotated[float, _reader("usd/hour"), Field(gt=0, le=1e9), _schema("usd/hour", exclusiveMinimum=0)]
 UsdPerMonth = Annotated[float, _reader("usd/month"), Field(ge=0, le=1e12), _schema("usd/month", minimum=0)]
 UsdPerKwh = Annotated[float, _reader("usd/kWh"), Field(ge=0, le=100), _schema("usd/kWh", minimum=0)]
+UsdPerKwMonth = Annotated[float, _reader("usd/kW-month"), Field(ge=0, le=1e6), _schema("usd/kW-month", minimum=0)]
 UsdPerGb = Annotated[float, _reader("usd/GB"), Field(ge=0, le=1e6), _schema("usd/GB", minimum=0)]
 UsdPerGbMonth = Annotated[float, _reader("usd/GB-month"), Field(ge=0, le=1e6), _schema("usd/GB-month", minimum=0)]
 KgPerKwh = Annotated[float, _reader("kg/kWh"), Field(ge=0, le=100), _schema("kg/kWh", minimum=0)]

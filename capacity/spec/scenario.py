@@ -5,10 +5,12 @@ from __future__ import annotations
 from math import ceil
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from capacity.spec.buying import Ownership, Software, Spot, Support
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype
+from capacity.spec.prices import Buying
 from capacity.spec.quantity import (
     ByteAmount,
     Count,
@@ -146,14 +148,37 @@ class People(Spec):
 class Pricing(Spec):
     """How devices and everything else are bought."""
 
-    term: Literal["on-demand", "spot", "1-year", "3-year"] = "on-demand"
+    term: Buying = "on-demand"
     provider: str | None = None
+    """Whose hours count; devices to buy are compared over all sellers."""
     region: str | None = None
     """Prefix of the region name; any when absent."""
     rates: str = "rates-us-east"
     """Table of energy, storage, network and people rates."""
     energy: Literal["included", "separate"] = "included"
-    """Cloud prices include power; owned hardware pays it separately."""
+    """Cloud prices include power; owned hardware pays it separately: `purchase` implies that."""
+    ownership: Ownership = Ownership()
+    """What `purchase` costs besides the price of a device."""
+    spot: Spot = Spot()
+    """Interruptions of `spot` devices."""
+    software: Software | None = None
+    """Licenses; absent: none are billed."""
+    support: Support | None = None
+    """A support plan; absent: none is billed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _owned_pay_energy(cls, data: Any) -> Any:  # noqa: ANN401  (pydantic hands over whatever the document held)
+        if isinstance(data, dict) and data.get("term") == "purchase":
+            return {"energy": "separate", **data}
+        return data
+
+    @field_validator("energy")
+    @classmethod
+    def _energy_fits(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("term") == "purchase" and value == "included":
+            raise ValueError("term purchase pays for its energy; leave energy out, or set it to separate")
+        return value
 
 
 class Quality(Spec):

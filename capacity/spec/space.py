@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from capacity.spec.engine import Engine
 from capacity.spec.hardware import Dtype
-from capacity.spec.prices import Term
+from capacity.spec.prices import Buying
 from capacity.spec.quantity import Count, CountAmount, Id, Number, Spec, UsdPerMonth
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Space(Spec):
     """Most requests a batch; empty: powers of two up to what fits."""
     most_replicas: Annotated[Count, Field(le=100_000)] = 256
     """Of each pool."""
-    terms: Several[Term] = ()
+    terms: Several[Buying] = ()
     """Ways of buying; those without a price are refused."""
     regions: Several[str] = ()
     """Regions whose prices count."""

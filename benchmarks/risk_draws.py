@@ -37,17 +37,18 @@ def main() -> None:
         bench = outlook.Bench(scenario, planner.inputs(scenario, today=TODAY), EXPECTED, ())
         for device in scenario.hardware:
             try:
-                planned = [bench.level(device, load, 0) for load in path()]
+                planned = [bench.level(device, load, 0, "on-demand") for load in path()]
+                usd_per_hour = bench.price(device, "on-demand").usd
             except CapacityError:
                 continue
             break
         else:
             print(f"{name}: no device will do")
             continue
-        truth = np.array([level.hours * level.usd_per_hour + level.other_usd for level in planned])
+        truth = np.array([level.hours * usd_per_hour + level.other_usd for level in planned])
         for count in asked.levels:
             bench = outlook.Bench(scenario, bench.given, EXPECTED, forecast.levels(min(path()), max(path()), count))
-            found = bench.course(device, None)
+            found = bench.course(device, outlook.Way("on-demand"))
             print(f"{name} on {device}, {count} levels: {missed(found, truth)}")
         print(f"{name}: {speed(found, asked.draws)}")
 

@@ -12,24 +12,41 @@ from capacity import documents, planner
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem
 from capacity.money import course as courses
-from capacity.money import forecast
-from capacity.money.course import Course, Curve, Level, Stay
+from capacity.money import forecast, purchase
+from capacity.money.course import Course, Curve, Level, Price, Stay
 from capacity.money.forecast import Ahead, Forecast
-from capacity.money.prices import price_range
 from capacity.money.risk import factor
+from capacity.plan import Option
 from capacity.planner import Inputs
 from capacity.spec.outlook import Commitment, Outlook
-from capacity.spec.scenario import Scenario
+from capacity.spec.prices import Buying
+from capacity.spec.scenario import Pricing, Scenario
 
 Z99 = 2.3263
 """Growth up to its P1 and P99 is planned; what lies beyond goes on in a straight line."""
 FORECAST_LEVELS, RISK_LEVELS = 6, 10
 """Loads that are planned, besides today's: risk reaches farther."""
 BY_THE_HOUR = ("on-demand", "spot")
+OWNED: Buying = "purchase"
 PRICED_LATER = ("budget", "discount_rate", "price_decline", "price_spread")
 """What of an outlook needs no plan: it only prices what was planned."""
 UPFRONT = {"none": "", "partial": ", half upfront", "all": ", upfront"}
 TERMS: tuple[Commitment, ...] = (Commitment(term="1-year"), Commitment(term="3-year"))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way of buying: hours of a term of the price tables or devices, with what of the hours is committed to."""
+
+    term: Buying
+    commitment: Commitment | None = None
+
+    @property
+    def told(self) -> str:
+        """The way in words."""
+        if self.commitment is None:
+            return self.term
+        return f"{self.commitment.share:.0%} {self.commitment.term}{UPFRONT[self.commitment.upfront]}"
 
 
 @dataclass(slots=True)
@@ -47,10 +64,11 @@ class Bench:
     outlook: Outlook
     loads: tuple[float, ...]
     missing: set[str] = field(default_factory=set)
-    _known: dict[tuple[str, int, int], tuple[Curve, ...]] = field(default_factory=dict)
+    _rented: dict[tuple[str, float, int], Option] = field(default_factory=dict)
+    _known: dict[tuple[str, int, int, Buying], tuple[Curve, ...]] = field(default_factory=dict)
 
-    def level(self, hardware: str, load: float, month: int) -> Level:
-        """Return what is planned on a device at a load, with the catalogue and users of a month.
+    def level(self, hardware: str, load: float, month: int, term: Buying) -> Level:
+        """Return what is planned on a device at a load, with the catalogue and users of a month, bought for `term`.
 
         Raises
         ------
@@ -58,39 +76,64 @@ class Bench:
             Where nothing can serve there, or what serves has no price.
         """
         there = at(self.scenario, self.outlook, load, month)
-        option = planner.option(there, planner.profile(hardware, self.given), self.given)
+        if term != there.pricing.term:
+            there = there.model_copy(update={"pricing": owned(there.pricing)})
+        option = self._option(there, hardware, (load, month))
         self.missing |= set(option.cost.missing if option.cost else ())
         return Level.of(option, load, there.traffic.mean_to_peak)
 
-    def stay(self, hardware: str, first: int, end: int, commitment: Commitment | None) -> Stay:
-        """Return a device's months from `first` to before `end`."""
-        key = (hardware, first, end)
+    def _option(self, there: Scenario, hardware: str, at_once: tuple[float, int]) -> Option:
+        """Return what is planned; bought or rented devices serve alike, only those on spot have stand-ins."""
+        key, profile = (hardware, *at_once), planner.profile(hardware, self.given)
+        if there.pricing.term == OWNED and key in self._rented:
+            return planner.billed(self._rented[key], there, profile, self.given)
+        found = planner.option(there, profile, self.given)
+        if there.pricing.term != "spot":
+            self._rented[key] = found
+        return found
+
+    def stay(self, hardware: str, first: int, end: int, way: Way) -> Stay:
+        """Return a device's months from `first` to before `end`, bought one way."""
+        key = (hardware, first, end, way.term)
         if key not in self._known:
             self._known[key] = forecast.curves(
-                self.outlook, lambda load, month: self.level(hardware, load, month), self.loads, first, end
+                self.outlook, lambda load, month: self.level(hardware, load, month, way.term), self.loads, first, end
             )
-        committed = None if commitment is None else self._committed(hardware, commitment)
         return Stay(
             hardware=hardware, name=planner.profile(hardware, self.given).name, first=first, end=end,
-            curves=self._known[key], committed_usd_per_hour=committed,
+            curves=self._known[key], price=self.price(hardware, way.term),
+            committed=None if way.commitment is None else self.price(hardware, way.commitment.term),
+            ownership=self.scenario.pricing.ownership if way.term == OWNED else None,
         )  # fmt: skip
 
-    def _committed(self, hardware: str, commitment: Commitment) -> float:
-        buying = self.scenario.pricing
-        price = price_range(hardware, commitment.term, buying.provider, buying.region, today=self.given.today)
-        if price is None:
-            raise CapacityError(f"no {commitment.term} price of {hardware} in any table")
-        return price.usd_per_device_hour
+    def price(self, hardware: str, term: Buying) -> Price:
+        """Return what a device-hour costs.
 
-    def course(self, hardware: str, commitment: Commitment | None) -> Course:
+        Raises
+        ------
+        CapacityError
+            Where no table holds a price.
+        """
+        pricing = self.scenario.pricing.model_copy(update={"term": term})
+        found = purchase.hourly(hardware, pricing, self.given.today)
+        if found is None:
+            raise CapacityError(f"no {term} price of {hardware} in any table")
+        return Price(usd=found.usd_per_device_hour, low=found.low, high=found.high)
+
+    def course(self, hardware: str, way: Way) -> Course:
         """Return the months of a device, those after a refresh on the new one."""
-        outlook = self.outlook.model_copy(update={"commitment": commitment})
+        outlook = self.outlook.model_copy(update={"commitment": way.commitment})
         refresh = outlook.refresh
         turn = outlook.months if refresh is None else refresh.month - 1
-        stays = [self.stay(hardware, 0, turn, commitment)]
+        stays = [self.stay(hardware, 0, turn, way)]
         if refresh is not None:
-            stays.append(self.stay(refresh.hardware, turn, outlook.months, commitment))
-        return courses.course(outlook, stays)
+            stays.append(self.stay(refresh.hardware, turn, outlook.months, way))
+        return courses.course(outlook, stays, self.scenario.resilience.headroom)
+
+
+def owned(pricing: Pricing) -> Pricing:
+    """Return the pricing with devices that are bought; they pay for their energy."""
+    return pricing.model_copy(update={"term": OWNED, "energy": "separate"})
 
 
 def at(scenario: Scenario, outlook: Outlook, load: float, month: int) -> Scenario:
@@ -139,14 +182,15 @@ def forecasts(
     _bought_once(scenario, outlook)
     bench = Bench(scenario, given, outlook, loads(outlook))
     devices = dict.fromkeys(hardware or scenario.hardware)
-    return _forecast(bench, [_ahead(bench, name, outlook.commitment) for name in devices], changes)
+    way = Way(scenario.pricing.term, outlook.commitment)
+    return _forecast(bench, [_ahead(bench, name, way) for name in devices], changes)
 
 
 def ways(
     scenario: Scenario, given: Inputs, outlook: Outlook, hardware: Sequence[str] | None = None,
     changes: Sequence[str] = (),
 ) -> Forecast:  # fmt: skip
-    """Return the forecast on each device, by the hour and for each term with a price, planned as far as risk reaches.
+    """Return the forecast on each device, by the hour, for each term with a price and bought, as far as risk reaches.
 
     The outlook's own commitment stands in for that of its term and is told where it has no price; others take the
     assumed share.
@@ -163,32 +207,38 @@ def ways(
 
 
 def _ways(bench: Bench, hardware: str) -> Iterator[Ahead]:
-    hourly = _ahead(bench, hardware, None)
-    yield hourly
-    if hourly.refused or bench.scenario.pricing.term not in BY_THE_HOUR:
+    term = bench.scenario.pricing.term
+    usual = _ahead(bench, hardware, Way(term))
+    yield usual
+    if usual.refused or term not in BY_THE_HOUR:
         return
     mine = bench.outlook.commitment
-    for term in TERMS:
-        asked = mine is not None and mine.term == term.term
-        found = _ahead(bench, hardware, mine if asked else term)
+    for commitment in TERMS:
+        asked = mine is not None and mine.term == commitment.term
+        found = _ahead(bench, hardware, Way(term, mine if asked else commitment))
         if asked or not found.refused:
             yield found
+    found = _ahead(bench, hardware, Way(OWNED))
+    if not found.refused:
+        yield found
 
 
-def _ahead(bench: Bench, hardware: str, commitment: Commitment | None) -> Ahead:
+def _ahead(bench: Bench, hardware: str, way: Way) -> Ahead:
     refresh = bench.outlook.refresh
     profiles = [planner.profile(name, bench.given) for name in (hardware, *([refresh.hardware] if refresh else []))]
-    buying: str = bench.scenario.pricing.term
-    if commitment is not None:
-        buying = f"{commitment.share:.0%} {commitment.term}{UPFRONT[commitment.upfront]}"
-    blank = Ahead(hardware=hardware, name=" → ".join(item.name for item in profiles), buying=buying)
+    blank = Ahead(hardware=hardware, name=" → ".join(item.name for item in profiles), buying=way.told)
     try:
-        course = bench.course(hardware, commitment)
+        course = bench.course(hardware, way)
     except CapacityError as error:
         return replace(blank, refused=str(error))
+    return _followed(blank, course)
+
+
+def _followed(option: Ahead, course: Course) -> Ahead:
+    """Return an option with its months and their worth."""
     months = forecast.months(course)
-    worth = forecast.present_value(months, bench.outlook.discount_rate)
-    return replace(blank, course=course, months=months, present_usd=worth)
+    worth = forecast.present_value(months, course.outlook.discount_rate, forecast.left(course))
+    return replace(option, course=course, months=months, present_usd=worth)
 
 
 def _forecast(bench: Bench, options: Sequence[Ahead], changes: Sequence[str]) -> Forecast:
@@ -243,7 +293,5 @@ def repriced(parts: Sequence[Forecast], said: Outlook) -> Forecast:
 def _repriced(option: Ahead, later: dict[str, object]) -> Ahead:
     if option.course is None:
         return option
-    course = courses.course(option.course.outlook.model_copy(update=later), option.course.stays)
-    months = forecast.months(course)
-    worth = forecast.present_value(months, course.outlook.discount_rate)
-    return replace(option, course=course, months=months, present_usd=worth)
+    made = option.course
+    return _followed(option, courses.course(made.outlook.model_copy(update=later), made.stays, made.headroom))

@@ -138,20 +138,25 @@ def assembled(
         found = replace(found, pools=tuple(spot.covered(pool, scenario.pricing.spot) for pool in found.pools))
     if scenario.jobs_on_idle_serving:
         job_plans = _on_idle(job_plans, found.pools, scenario)
-    cost = None
-    if not found.violations:
-        cost = ownership.cost(scenario, hardware, found.pools, job_plans, given.rates, given.today)
-        cost = replace(cost, units=unit_costs(scenario, found.pools, job_plans, cost))
     hours = [Estimate(pool.devices * MONTH_S / 3600, {}, pool.service.basis) for pool in found.pools]
     hours = hours or [stage.time for stage in found.stages]
     hours += [job.device_hours_per_month for job in job_plans]
-    return Option(
+    option = Option(
         hardware=hardware.id, name=hardware.name, engine=scenario.engine, origin=device.origin,
         basis=total(hours).basis,
         stages=found.stages, pools=found.pools, jobs=tuple(job_plans), violations=found.violations,
         latency_median_s=found.median_s, latency_quantile_s=found.quantile_s,
-        latency_quantile_p90_s=found.quantile_p90_s, bound=_bound(found), cost=cost,
+        latency_quantile_p90_s=found.quantile_p90_s, bound=_bound(found), cost=None,
     )  # fmt: skip
+    return billed(option, scenario, hardware, given)
+
+
+def billed(option: Option, scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
+    """Return an option with the monthly bill of what it holds, bought as `scenario` says; one that misses has none."""
+    if option.violations:
+        return option
+    cost = ownership.cost(scenario, hardware, option.pools, option.jobs, given.rates, given.today)
+    return replace(option, cost=replace(cost, units=unit_costs(scenario, option.pools, option.jobs, cost)))
 
 
 def _refused(hardware: Hardware, device: Device, reason: str) -> Option:

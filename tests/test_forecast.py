@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -16,8 +17,10 @@ from capacity import catalogue, outlook, planner
 from capacity.errors import CapacityError, InputError
 from capacity.money import course as courses
 from capacity.money import forecast
-from capacity.money.course import Course, Curve, Level, Stay
+from capacity.money.course import Course, Curve, Level, Price, Stay
+from capacity.money.purchase import capital_month
 from capacity.report import forecast as report
+from capacity.spec.buying import Ownership
 from capacity.spec.outlook import Outlook
 
 TODAY = date(2026, 11, 22)
@@ -28,16 +31,22 @@ YEAR = {"term": "1-year", "share": 0.5}
 
 def level(load: float, **more: Any) -> Level:
     """Return 730 device-hours at $2 and $100 of all else for today's load, all in step with the load."""
-    usual = {"hours": 730.0 * load, "used_hours": 365.0 * load, "usd_per_hour": 2.0, "other_usd": 100.0 * load}
+    usual = {"hours": 730.0 * load, "used_hours": 365.0 * load, "other_usd": 100.0 * load}
     return Level(load=load, **(usual | more))
 
 
-def stay(outlook: Outlook, *levels: Level, first: int = 0, end: int | None = None, committed: float = 1.0) -> Stay:
+def sure(usd: float) -> Price:
+    return Price(usd=usd, low=usd, high=usd)
+
+
+def stay(
+    outlook: Outlook, *levels: Level, first: int = 0, end: int | None = None, usd: float = 2.0, committed: float = 1.0
+) -> Stay:
     last = outlook.months if end is None else end
     curve = Curve.of(levels or [level(load) for load in (0.5, 1.0, 2.0, 4.0)])
     return Stay(
         hardware="made-up", name="Made up", first=first, end=last, curves=(curve,) * (last - first),
-        committed_usd_per_hour=committed if outlook.commitment else None,
+        price=sure(usd), committed=sure(committed) if outlook.commitment else None,
     )  # fmt: skip
 
 
@@ -147,8 +156,8 @@ def test_committed_devices_that_nobody_needs_are_idle():
 
 def test_after_a_refresh_the_old_term_is_paid_on_and_helps_no_more():
     expected = Outlook.model_validate(STILL | {"commitment": YEAR, "refresh": {"month": 7, "hardware": "newer"}})
-    newer = [level(load, hours=100 * load, usd_per_hour=5.0) for load in (1.0, 2.0)]
-    stays = [stay(expected, end=6), stay(expected, *newer, first=6, committed=4.0)]
+    newer = [level(load, hours=100 * load) for load in (1.0, 2.0)]
+    stays = [stay(expected, end=6), stay(expected, *newer, first=6, usd=5.0, committed=4.0)]
     months = forecast.months(courses.course(expected, stays))
     assert [month.devices_usd for month in months] == [365 * 3.0] * 6 + [365 + 50 * 4 + 50 * 5.0] * 6
     assert [month.paid_hours for month in months[5:7]] == [730, 465]
@@ -222,11 +231,12 @@ def test_ways_to_buy_are_those_with_a_price_and_the_one_asked_for():
     inputs = planner.inputs(scenario, today=TODAY)
     free = outlook.ways(scenario, inputs, Outlook.model_validate(STILL), ["a10g", "l4"])
     assert [(item.hardware, item.buying) for item in free.options] == [
-        ("l4", "on-demand"), ("a10g", "70% 1-year, upfront"), ("a10g", "on-demand"),
+        ("l4", "purchase"), ("l4", "on-demand"), ("a10g", "70% 1-year, upfront"), ("a10g", "on-demand"),
     ]  # fmt: skip
     bound = outlook.ways(scenario, inputs, Outlook.model_validate(STILL | {"commitment": YEAR}), ["a10g", "l4"])
     assert [(item.buying, bool(item.refused)) for item in bound.options] == [
-        ("on-demand", False), ("50% 1-year, upfront", False), ("on-demand", False), ("50% 1-year, upfront", True),
+        ("purchase", False), ("on-demand", False), ("50% 1-year, upfront", False), ("on-demand", False),
+        ("50% 1-year, upfront", True),
     ]  # fmt: skip
 
 
@@ -277,3 +287,45 @@ def test_the_tables_hold_every_column():
     for table in (report.options_table(found), report.month_table(found.best)):
         assert all(len(line) == len(table.columns) for line in table.lines())
     assert math.isfinite(found.best.usd)
+
+
+OWN = Ownership(years=2, residual=0.25, interest=0.1, host_share=0.0)
+
+
+def bought(*levels: Level, own: Ownership = OWN, **said: Any) -> Course:
+    """Return a course of devices that cost 1 USD an hour of their life."""
+    expected = Outlook.model_validate(STILL | said)
+    return courses.course(expected, [replace(stay(expected, *levels, usd=1.0), ownership=own)])
+
+
+def test_bought_devices_are_paid_when_they_are_needed_and_owned_for_life():
+    months = forecast.months(bought(months=48, growth={"traffic": 0.1}, seasonality=(1.0, 1.0, 0.1, *(1.0,) * 9)))
+    price = 730 / capital_month(1.0, OWN)
+    assert months[0].upfront_usd == pytest.approx(price)
+    assert months[1].upfront_usd == pytest.approx(0.1 * price)
+    assert months[2].upfront_usd == 0  # the season needs a tenth; what was bought is there
+    assert (months[2].paid_hours, months[2].devices_usd) == (pytest.approx(803), pytest.approx(803))
+    assert months[23].cash_usd == pytest.approx(months[23].upfront_usd + months[23].other_usd - 0.25 * price)  # sold
+
+
+@pytest.mark.parametrize("months", [12, 24, 36, 60])
+def test_the_price_less_the_book_value_is_worth_what_the_annuities_are(months):
+    path = bought(months=months, discount_rate=0.1, growth={"traffic": 0.03})
+    found = forecast.months(path)
+    monthly = 1.1 ** (1 / 12)
+    annuities = sum((month.devices_usd + month.other_usd) / monthly**month.number for month in found)
+    assert forecast.present_value(found, 0.1, forecast.left(path)) == pytest.approx(annuities)
+    assert forecast.beyond(path) == 0
+
+
+def test_without_growth_bought_devices_of_a_shipped_scenario_accrue_their_monthly_bill():
+    scenario = catalogue.scenario(TOWER, (), ("pricing.term=purchase",))
+    inputs = planner.inputs(scenario, today=TODAY)
+    cost = planner.option(scenario, planner.profile("l4", inputs), inputs).cost
+    found = outlook.forecasts(scenario, inputs, Outlook.model_validate(STILL), ["l4"]).best
+    assert found.buying == "purchase"
+    assert found.usd == pytest.approx(12 * cost.usd, rel=1e-9)
+    rented = catalogue.scenario(TOWER)
+    ways = outlook.ways(rented, planner.inputs(rented, today=TODAY), Outlook.model_validate(STILL), ["l4"])
+    (owned,) = [item for item in ways.options if item.buying == "purchase"]
+    assert owned.usd == pytest.approx(found.usd, rel=1e-9)

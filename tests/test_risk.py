@@ -16,11 +16,12 @@ from test_forecast import TODAY, TOWER, course, level
 
 from capacity.money import course as courses
 from capacity.money import forecast, risk
-from capacity.money.course import Course
+from capacity.money.course import Course, Price
 from capacity.money.forecast import Ahead, Forecast
 from capacity.money.lines import Z10
 from capacity.money.risk import INPUTS, Band, factor
 from capacity.spec.outlook import Spread
+from capacity.timing.band import Z90
 
 SURE = {"low": 1.0, "high": 1.0}
 CALM: dict[str, Any] = {"traffic_spread": SURE, "price_spread": SURE, "utilization_spread": SURE}
@@ -30,6 +31,11 @@ SHAPES = st.sampled_from(("normal", "lognormal", "triangular"))
 
 def found(path: Course, seed: int = 0) -> risk.Risk:
     return risk.risk(path, risk.shocks(path, DRAWS, seed))
+
+
+def priced(usd: float, path: Course, low: float | None = None, high: float | None = None) -> Course:
+    price = Price(usd=usd, low=usd if low is None else low, high=usd if high is None else high)
+    return replace(path, stays=tuple(replace(stay, price=price) for stay in path.stays))
 
 
 def test_without_spread_every_draw_is_the_forecast():
@@ -50,14 +56,43 @@ def test_a_month_s_band_is_that_of_growth_to_the_power_of_its_age():
 
 
 def test_the_model_s_error_is_the_band_of_the_bill_s_device_lines():
-    levels = [level(load, low=0.8, high=1.5) for load in (0.5, 1.0, 2.0)]
+    levels = [level(load, fast=0.8, slow=1.5) for load in (0.5, 1.0, 2.0)]
     month = found(course(*levels, **CALM)).months[0]
     assert [month.p10, month.p50, month.p90] == pytest.approx([1460 * q + 100 for q in (0.8, 1, 1.5)], rel=0.02)
 
 
+def test_a_price_of_many_offers_is_drawn_between_them():
+    month = found(priced(2.0, course(**CALM), low=1.0, high=3.0)).months[0]
+    wanted = [730 * 2 * ratio ** (Z10 / Z90) + 100 for ratio in (0.5, 1.0, 1.5)]
+    assert [month.p10, month.p50, month.p90] == pytest.approx(wanted, rel=0.02)
+
+
+def test_devices_ordered_for_the_expected_load_are_too_few_as_often_as_growth_is_beyond_their_headroom():
+    # month 12 carries 1.02^(11 z ÷ Z10) × today's load; devices for 1.1 × today's are there
+    path = replace(course(**CALM | {"traffic_spread": {"low": 1 / 1.02, "high": 1.02}}), headroom=0.1)
+    got = found(path)
+    wanted = 1 - NormalDist().cdf(math.log(1.1) / math.log(1.02) / 11 * Z10)
+    assert got.short[-1] == pytest.approx(wanted, abs=4 * math.sqrt(wanted / DRAWS))
+    assert (got.short[0], got.any_short) == (0.0, got.short[-1])
+
+
+def test_slow_devices_are_too_few_and_dear_ones_are_not():
+    # step times are a lognormal whose P90 is 1.21 × the median: beyond 1.1 at half of Z10
+    levels = [level(load, slow=1.21) for load in (0.5, 1.0, 2.0)]
+    path = replace(course(*levels, **CALM), headroom=0.1)
+    wanted = 1 - NormalDist().cdf(Z10 / 2)
+    assert found(path).any_short == pytest.approx(wanted, abs=4 * math.sqrt(wanted / DRAWS))
+    assert found(priced(2.0, replace(course(**CALM), headroom=0.1), low=0.2, high=9.0)).any_short == 0
+
+
+def test_an_objective_that_is_missed_at_the_p90_is_missed_in_a_tenth_of_the_futures_however_many_devices():
+    levels = [level(load, missed=1.0) for load in (0.5, 1.0, 2.0)]
+    assert found(replace(course(*levels, **CALM), headroom=9.0)).any_short == pytest.approx(0.1, abs=0.01)
+
+
 def test_a_term_s_price_is_fixed_when_it_is_signed():
-    priced = CALM | {"price_spread": {"low": 0.5, "high": 2.0}, "months": 24}
-    got = found(course(commitment={"term": "1-year", "share": 1}, **priced))
+    dear = CALM | {"price_spread": {"low": 0.5, "high": 2.0}, "months": 24}
+    got = found(course(commitment={"term": "1-year", "share": 1}, **dear))
     spans = [month.p90 - month.p10 for month in got.months]
     assert spans[:12] == [0.0] * 12
     assert spans[12] == pytest.approx(730 * (2 - 0.5), rel=0.03)  # renewed at the price of a year later
@@ -66,7 +101,9 @@ def test_a_term_s_price_is_fixed_when_it_is_signed():
 
 def test_devices_that_carry_half_need_the_fleet_of_twice_the_load():
     path = course(**CALM)
-    half = courses.Shocks(growth=np.ones(1), price=np.ones(1), error=np.zeros(1), utilization=np.full(1, 0.5))
+    half = courses.Shocks(
+        growth=np.ones(1), price=np.ones(1), today=np.zeros(1), error=np.zeros(1), utilization=np.full(1, 0.5)
+    )
     month = courses.charged(path, 0, half)
     assert month.needed_hours[0] == 1460
     assert month.used_hours[0] == 365  # the work is the same
@@ -125,15 +162,16 @@ def test_the_same_seed_gives_the_same_draws_and_another_one_others():
     assert again.total.p50 == pytest.approx(other.total.p50, rel=0.02)
 
 
-def test_options_share_the_future_but_not_the_error_of_their_timing():
+def test_options_share_the_future_but_not_what_is_unknown_of_their_devices():
     here = course()
     elsewhere = course()
     stays = tuple(replace(stay, hardware="other") for stay in elsewhere.stays)
-    there = Course(outlook=elsewhere.outlook, stays=stays)
+    there = replace(elsewhere, stays=stays)
     mine, theirs = risk.shocks(here, 100, 3), risk.shocks(there, 100, 3)
     assert np.array_equal(mine.growth, theirs.growth)
     assert np.array_equal(mine.price, theirs.price)
     assert not np.array_equal(mine.error, theirs.error)
+    assert not np.array_equal(mine.today, theirs.today)
 
 
 def test_the_tornado_holds_the_others_at_their_medians():
@@ -143,11 +181,11 @@ def test_the_tornado_holds_the_others_at_their_medians():
     assert first.name == INPUTS["price"]
     assert first.at_p90 == pytest.approx(12 * 100 + 1460 * sum(2 ** (m / 12) for m in range(12)))
     assert first.at_p10 == pytest.approx(12 * 100 + 1460 * sum(2 ** (-m / 12) for m in range(12)))
-    assert [swing.width for swing in rest] == [0.0] * 3
+    assert [swing.width for swing in rest] == [0.0] * 4
 
 
 def test_a_slower_model_is_dearer():
-    levels = [level(load, low=0.8, high=1.5) for load in (0.5, 1.0, 2.0)]
+    levels = [level(load, fast=0.8, slow=1.5) for load in (0.5, 1.0, 2.0)]
     first, *_ = risk.tornado(course(*levels, **CALM))
     assert first.name == INPUTS["error"]
     assert [first.at_p10, first.at_p90] == pytest.approx([12 * (1460 * q + 100) for q in (0.8, 1.5)])
@@ -163,7 +201,7 @@ def test_the_tornado_is_sorted_and_more_utilization_is_cheaper():
 
 def test_least_regret_is_not_the_least_median():
     usual = course(**CALM)
-    shaky = course(*[level(load, usd_per_hour=1.9, low=0.99, high=4.0) for load in (0.5, 1.0, 2.0)], **CALM)
+    shaky = priced(1.9, course(*[level(load, fast=0.99, slow=4.0) for load in (0.5, 1.0, 2.0)], **CALM))
     options = tuple(
         Ahead(hardware=name, name=name, buying="on-demand", course=path, months=forecast.months(path))
         for name, path in (("usual", usual), ("shaky", shaky))

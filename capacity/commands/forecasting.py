@@ -19,15 +19,16 @@ from capacity.spec.scenario import Scenario
 SHOWN = {
     "Options": (
         "name", "buying", "usd", "present_usd", "first_usd", "last_usd", "most_cash_usd", "beyond_usd",
-        "idle_fraction",
+        "left_usd",
     ),
     "Months": (
         "number", "hardware", "load", "needed_hours", "paid_hours", "idle_fraction", "accrued_usd", "cash_usd",
     ),
     "Risk": (
-        "name", "buying", "p10_usd", "p50_usd", "p90_usd", "over_budget_fraction", "p90_regret_usd", "best_fraction",
+        "name", "buying", "p10_usd", "p50_usd", "p90_usd", "over_budget_fraction", "any_short_fraction",
+        "p90_regret_usd",
     ),
-    "Months at risk": ("number", "p10_usd", "p50_usd", "p90_usd", "over_budget_fraction"),
+    "Months at risk": ("number", "p10_usd", "p50_usd", "p90_usd", "over_budget_fraction", "short_fraction"),
     "What moves the total": ("name", "at_p10_usd", "at_p90_usd", "change_usd"),
 }  # fmt: skip
 """Columns that fit on a terminal; `--json` shows all."""

@@ -12,20 +12,22 @@ from capacity.plan import Option
 LOADS = tuple(4.0**power for power in range(-5, 6))
 """Traffic ÷ traffic today of the loads that are planned: 1/1024 to 1024."""
 ENDS: tuple[End, ...] = ("low", "median", "high")
+WITH_DEVICES = ("energy", "ownership", "software")
+"""Groups of lines that nobody pays who has no devices: billed energy, room and maintenance, licenses."""
 REFINEMENTS = 5
 """Halvings between two planned loads: from a factor of 4 to one of 1.04."""
 
 
 def own_usd(option: Option) -> dict[str, float]:
-    """Return the share of each stage and job in the month's device lines, and in separately billed energy [USD].
+    """Return the share of each stage and job in the month's device lines and in `WITH_DEVICES` [USD].
 
     A pool's line is shared by the times that its stages take for a batch. Empty where devices have no price.
     """
     if option.cost is None or not option.cost.complete:
         return {}
     lines = {line.name: line.usd or 0.0 for line in option.cost.lines if line.group == "devices"}
-    energy = sum(line.usd or 0.0 for line in option.cost.lines if line.group == "energy")
-    more = 1 + energy / sum(lines.values()) if sum(lines.values()) else 1.0
+    upkeep = sum(line.usd or 0.0 for line in option.cost.lines if line.group in WITH_DEVICES)
+    more = 1 + upkeep / sum(lines.values()) if sum(lines.values()) else 1.0
     times = {stage.name: float(stage.time.value) for stage in option.stages if stage.task != "host"}
     found = {job.name: lines[job.name] * more for job in option.jobs}
     for pool in option.pools:

@@ -6,8 +6,9 @@ A fleet is planned at a few loads; between them its bill is taken as a straight 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from capacity.errors import CapacityError
 from capacity.money.lines import HOURS, Z10
 from capacity.plan import Option
+from capacity.spec.buying import Ownership
 from capacity.spec.outlook import MONTHS_OF_A_YEAR, Commitment, Outlook
+from capacity.timing.band import Z90
 
 Array = NDArray[np.float64]
 
@@ -33,21 +36,21 @@ class Level:
         Device-hours to pay for [h].
     used_hours
         Those in which a device works [h]: utilization at the peak × mean ÷ peak rate, and all of the jobs.
-    usd_per_hour
-        Of a device [USD/h].
     other_usd
         Lines that are no devices; those without a price are left out [USD].
-    low, high
-        P10 and P90 of the device lines ÷ their amount [1].
+    fast, slow
+        Device-hours where step times are at their P10 and P90 ÷ `hours` [1].
+    missed
+        1 where the objective is missed at that P90 however many devices there are, else 0.
     """
 
     load: float
     hours: float
     used_hours: float
-    usd_per_hour: float
     other_usd: float
-    low: float = 1.0
-    high: float = 1.0
+    fast: float = 1.0
+    slow: float = 1.0
+    missed: float = 0.0
 
     @classmethod
     def of(cls, option: Option, load: float, mean_to_peak: float) -> Self:
@@ -65,17 +68,34 @@ class Level:
         hours = sum(line.quantity for line in lines)
         if option.cost is None or not hours or not option.cost.complete:
             raise CapacityError("no price in any table" if hours else "there is no device to pay for")
-        usd, low, high = (_sum(values) for values in zip(*((x.usd, x.p10_usd, x.p90_usd) for x in lines), strict=True))
+        usd = sum(line.usd or 0.0 for line in lines)
         busy = sum(pool.replicas * pool.devices_per_replica * min(pool.utilization, 1.0) for pool in option.pools)
         jobs = sum(float(job.device_hours_per_month.value) for job in option.jobs)
         return cls(
-            load=load, hours=hours, used_hours=min(busy * mean_to_peak * HOURS + jobs, hours), usd_per_hour=usd / hours,
-            other_usd=option.cost.usd - usd, low=min(low / usd, 1.0), high=max(high / usd, 1.0),
+            load=load, hours=hours, used_hours=min(busy * mean_to_peak * HOURS + jobs, hours),
+            other_usd=option.cost.usd - usd, fast=min(_at(option, -Z10), 1.0), slow=max(_at(option, Z10), 1.0),
+            missed=float(any(pool.replicas_p90 is None for pool in option.pools)),
         )  # fmt: skip
 
 
-def _sum(values: Sequence[float | None]) -> float:
-    return sum(value for value in values if value is not None)
+def _at(option: Option, z: float) -> float:
+    """Return the device-hours where step times are off by `z` standard deviations, at a P10 or P90, ÷ theirs [1].
+
+    Where a pool misses the objective at that step time, it is taken to grow in step with it.
+    """
+    usual = moved = 0.0
+    for pool in option.pools:
+        found = pool.replicas_p10 if z < 0 else pool.replicas_p90
+        replicas = found or pool.replicas * float(np.exp(z * pool.service.log_sigma))
+        usual += (pool.replicas + pool.spare_replicas) * pool.devices_per_replica * HOURS
+        moved += (replicas + pool.spare_replicas) * pool.devices_per_replica * HOURS
+    for job in option.jobs:
+        usual += float(job.device_hours_per_month.value)
+        moved += float(job.device_hours_per_month.value) * float(np.exp(z * job.device_hours_per_month.log_sigma))
+    return moved / usual
+
+
+_CURVES = ("hours", "used_hours", "other_usd", "fast", "slow", "missed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,25 +106,21 @@ class Curve:
     hours: Array
     used_hours: Array
     other_usd: Array
-    low: Array
-    high: Array
-    usd_per_hour: float
+    fast: Array
+    slow: Array
+    missed: Array
 
     @classmethod
     def of(cls, levels: Sequence[Level]) -> Self:
         """Return the curve through `levels`, in any order."""
         rising = sorted(levels, key=lambda level: level.load)
-        names = ("load", "hours", "used_hours", "other_usd", "low", "high")
-        return cls(
-            **{name: np.array([getattr(level, name) for level in rising]) for name in names},
-            usd_per_hour=rising[0].usd_per_hour,
-        )
+        names = ("load", *_CURVES)
+        return cls(**{name: np.array([getattr(level, name) for level in rising]) for name in names})
 
     def toward(self, other: Curve, share: float) -> Curve:
         """Return the curve `share` of the way to another with the same loads."""
-        names = ("hours", "used_hours", "other_usd", "low", "high")
-        between = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in names}
-        return Curve(load=self.load, usd_per_hour=self.usd_per_hour, **between)
+        between = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in _CURVES}
+        return Curve(load=self.load, **between)
 
     def at(self, load: Array, values: Array) -> Array:
         """Return one of the curve's arrays at any loads: straight lines between its loads.
@@ -113,7 +129,7 @@ class Curve:
 
         Examples
         --------
-        >>> levels = [Level(load=x, hours=10 * x, used_hours=0, usd_per_hour=1, other_usd=0) for x in (1.0, 2.0)]
+        >>> levels = [Level(load=x, hours=10 * x, used_hours=0, other_usd=0) for x in (1.0, 2.0)]
         >>> curve = Curve.of(levels)
         >>> curve.at(np.array([1.0, 1.5, 3.0]), curve.hours).tolist()
         [10.0, 15.0, 30.0]
@@ -127,6 +143,26 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A price of a device-hour today [USD/h]: the median of its offers, their lowest and their highest."""
+
+    usd: float
+    low: float
+    high: float
+
+    def factor(self, standard: Array) -> Array:
+        """Return the price ÷ its median where a standard normal is drawn: `low` and `high` are about P5 and P95.
+
+        Examples
+        --------
+        >>> Price(usd=2, low=1, high=3).factor(np.array([-Z90, 0.0, Z90])).round(9).tolist()
+        [0.5, 1.0, 1.5]
+        """
+        ends = np.where(standard < 0, -math.log(self.low / self.usd), math.log(self.high / self.usd))
+        return np.asarray(np.exp(ends / Z90 * standard))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
     """The months, counted from 0, in which one device serves, and its bill in each.
 
@@ -136,8 +172,10 @@ class Stay:
         First month, and the first one after the stay.
     curves
         One a month.
-    committed_usd_per_hour
-        Of a device-hour committed today for the outlook's term [USD/h]; None without a commitment.
+    price, committed
+        Of a device-hour today, and of one committed today for the outlook's term; None without a commitment.
+    ownership
+        How its devices are owned; None where hours are rented.
     """
 
     hardware: str
@@ -145,22 +183,34 @@ class Stay:
     first: int
     end: int
     curves: tuple[Curve, ...]
-    committed_usd_per_hour: float | None = None
+    price: Price
+    committed: Price | None = None
+    ownership: Ownership | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """Device-hours a month that are paid from month `start` for `months`, at the price of a contract signed today."""
+    """Device-hours a month that are paid from month `start` for `months`, at the price of a contract signed today.
+
+    Attributes
+    ----------
+    useful_until
+        Month in which their fleet ends.
+    ownership
+        Of devices that are bought: `months` is their life, and the price that of their annuity. None: hours are rented.
+    """
 
     start: int
     months: int
     hours: float
-    usd_per_hour: float
+    price: Price
     useful_until: int
+    ownership: Ownership | None = None
 
-    def usd(self, outlook: Outlook, price: Array) -> Array:
+    def usd(self, outlook: Outlook, shocks: Shocks) -> Array:
         """Return what a month of the term costs [USD]: the price of the month in which it is signed."""
-        return self.hours * self.usd_per_hour * price_factor(outlook, self.start, price)
+        price = self.price.usd * self.price.factor(shocks.today)
+        return self.hours * price * price_factor(outlook, self.start, shocks.price)
 
     def active(self, month: int) -> bool:
         """Return whether the term is being paid."""
@@ -169,11 +219,18 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """All that the months of one option depend on."""
+    """All that the months of one option depend on.
+
+    Attributes
+    ----------
+    headroom
+        Load that fleets are planned to carry beyond the peak ÷ peak [1].
+    """
 
     outlook: Outlook
     stays: tuple[Stay, ...]
     terms: tuple[Term, ...] = ()
+    headroom: float = 0.0
 
     @property
     def hardware(self) -> str:
@@ -200,24 +257,35 @@ class Shocks:
         Factor of (1 + growth of the traffic) in every month.
     price
         Factor of (1 − price decline) in every year.
+    today
+        Standard normal of what a device costs today.
     error
-        Standard normal: ±1.2816 takes the device lines to their P90 and P10.
+        Standard normal of step times: ±1.2816 takes the device-hours to their P90 and P10.
     utilization
         Work that a device carries ÷ what the plan lets it carry.
     """
 
     growth: Array
     price: Array
+    today: Array
     error: Array
     utilization: Array
 
 
-NEUTRAL = Shocks(growth=np.ones(1), price=np.ones(1), error=np.zeros(1), utilization=np.ones(1))
+NOTHING = 1e-9
+"""A difference that is none [1]."""
+NEUTRAL = Shocks(growth=np.ones(1), price=np.ones(1), today=np.zeros(1), error=np.zeros(1), utilization=np.ones(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charged:
-    """A month's amounts, arrays [draws]: device-hours needed, used and paid [h]; USD that accrue."""
+    """A month's amounts, arrays [draws]: device-hours needed, used and paid [h]; USD that accrue.
+
+    Attributes
+    ----------
+    short
+        Whether the fleet planned for the expected load, headroom included, is too small: the objective is missed.
+    """
 
     needed_hours: Array
     used_hours: Array
@@ -225,6 +293,7 @@ class Charged:
     committed_usd: Array
     extra_usd: Array
     other_usd: Array
+    short: NDArray[np.bool_]
 
     @property
     def usd(self) -> Array:
@@ -258,37 +327,67 @@ def charged(course: Course, month: int, shocks: Shocks) -> Charged:
     outlook, curve = course.outlook, course.curve(month)
     loads = load(outlook, month, shocks.growth)
     expected = load(outlook, month, np.ones(1))
-    down, up = (float(np.log(curve.at(expected, ratio)[0])) / Z10 for ratio in (curve.low, curve.high))
+    down, up = (float(np.log(curve.at(expected, ratio)[0])) / Z10 for ratio in (curve.fast, curve.slow))
     error = np.exp(np.where(shocks.error < 0, -down, up) * shocks.error)
     needed = curve.at(loads / shocks.utilization, curve.hours) * error
+    price = course.stay(month).price
     active = [term for term in course.terms if term.active(month)]
     useful = sum(term.hours for term in active if month < term.useful_until)
     extra = np.maximum(needed - useful, 0.0)
     committed = np.zeros_like(needed)
     for term in active:
-        committed = committed + term.usd(outlook, shocks.price)
+        committed = committed + term.usd(outlook, shocks)
     return Charged(
         needed_hours=needed, used_hours=np.minimum(curve.at(loads, curve.used_hours) * error, needed),
         paid_hours=sum(term.hours for term in active) + extra, committed_usd=committed,
-        extra_usd=extra * curve.usd_per_hour * price_factor(outlook, month, shocks.price),
-        other_usd=curve.at(loads, curve.other_usd),
+        extra_usd=extra * price.usd * price.factor(shocks.today) * price_factor(outlook, month, shocks.price),
+        other_usd=curve.at(loads, curve.other_usd), short=_short(course, month, shocks),
     )  # fmt: skip
 
 
-def course(outlook: Outlook, stays: Sequence[Stay]) -> Course:
-    """Return the course with the terms that the outlook's commitment leads to, sized on the expected load."""
-    bare = Course(outlook=outlook, stays=tuple(stays))
+def _short(course: Course, month: int, shocks: Shocks) -> NDArray[np.bool_]:
+    """Return in which draws the fleet of the expected load is too small for the load that comes, array [draws].
+
+    It is where hours(load ÷ utilization ÷ (1 + headroom)) × step time ÷ its median > hours(expected load); and with
+    step times at their P90 or more where the objective is then missed by any fleet.
+    """
+    curve, expected = course.curve(month), load(course.outlook, month, np.ones(1))
+    there, slow, missed = (float(curve.at(expected, of)[0]) for of in (curve.hours, curve.slow, curve.missed))
+    carried = load(course.outlook, month, shocks.growth) / shocks.utilization / (1 + course.headroom)
+    needed = curve.at(carried, curve.hours) * np.exp(np.log(slow) / Z10 * shocks.error)
+    return np.asarray((needed > there * (1 + NOTHING)) | ((shocks.error >= Z10) & (missed > 0)))
+
+
+def course(outlook: Outlook, stays: Sequence[Stay], headroom: float = 0.0) -> Course:
+    """Return the course with what is committed to and what is bought, sized on the expected load."""
+    bare = Course(outlook=outlook, stays=tuple(stays), headroom=headroom)
     terms: list[Term] = []
     for stay in stays:
-        if outlook.commitment is not None and stay.committed_usd_per_hour is not None:
+        if stay.ownership is not None:
+            terms += _bought(bare, stay, stay.ownership)
+        elif outlook.commitment is not None and stay.committed is not None:
             starts = range(stay.first, stay.end, outlook.commitment.months)
-            terms += [_term(bare, stay, start, outlook.commitment) for start in starts]
-    return Course(outlook=outlook, stays=tuple(stays), terms=tuple(terms))
+            terms += [_term(bare, stay.committed, (start, stay.end), outlook.commitment) for start in starts]
+    return replace(bare, terms=tuple(terms))
 
 
-def _term(bare: Course, stay: Stay, start: int, commitment: Commitment) -> Term:
+def _term(bare: Course, price: Price, months: tuple[int, int], commitment: Commitment) -> Term:
+    start, end = months
     hours = float(charged(bare, start, NEUTRAL).needed_hours[0]) * commitment.share
-    return Term(
-        start=start, months=commitment.months, hours=hours, usd_per_hour=stay.committed_usd_per_hour or 0.0,
-        useful_until=stay.end,
-    )  # fmt: skip
+    return Term(start=start, months=commitment.months, hours=hours, price=price, useful_until=end)
+
+
+def _bought(bare: Course, stay: Stay, ownership: Ownership) -> list[Term]:
+    """Return the purchases of a stay: each month what is needed beyond the devices that are there."""
+    found: list[Term] = []
+    for month in range(stay.first, stay.end):
+        there = sum(term.hours for term in found if term.active(month))
+        more = float(charged(bare, month, NEUTRAL).needed_hours[0]) - there
+        if more > NOTHING:
+            found.append(
+                Term(
+                    start=month, months=round(ownership.years * MONTHS_OF_A_YEAR), hours=more, price=stay.price,
+                    useful_until=stay.end, ownership=ownership,
+                )
+            )  # fmt: skip
+    return found

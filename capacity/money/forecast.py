@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from capacity.money import purchase
 from capacity.money.course import NEUTRAL, Course, Curve, Level, Term, charged, load
+from capacity.money.purchase import capital_month
 from capacity.spec.outlook import MONTHS_OF_A_YEAR, Outlook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Month:
-    """One month as expected: what accrues, and what is paid at its start (terms) and at its end (all else) [USD]."""
+    """One month as expected: what accrues, and what is paid at its start and at its end [USD].
+
+    At the start: terms, and devices that are bought. At the end: all else; what is sold counts against it.
+    """
 
     number: int
     hardware: str
@@ -49,34 +54,71 @@ def months(course: Course) -> tuple[Month, ...]:
 
 def _month(course: Course, month: int) -> Month:
     found, outlook = charged(course, month, NEUTRAL), course.outlook
-    share = 0.0 if outlook.commitment is None else outlook.commitment.upfront_share
-    at_once = sum(_term_usd(course, term) * term.months for term in course.terms if term.start == month)
     committed, extra, other = (float(part[0]) for part in (found.committed_usd, found.extra_usd, found.other_usd))
+    active = [term for term in course.terms if term.active(month)]
+    upfront = sum(_upfront_usd(course, term) for term in active if term.start == month)
+    billed = sum(_billed_usd(course, term, month) for term in active)
     return Month(
         number=month + 1, hardware=course.stay(month).hardware, load=float(load(outlook, month, np.ones(1))[0]),
         needed_hours=float(found.needed_hours[0]), used_hours=float(found.used_hours[0]),
         paid_hours=float(found.paid_hours[0]), devices_usd=committed + extra, other_usd=other,
-        upfront_usd=share * at_once, billed_usd=extra + other + (1 - share) * committed,
+        upfront_usd=upfront, billed_usd=extra + other + billed,
     )  # fmt: skip
 
 
-def present_value(months: Sequence[Month], discount_rate: float) -> float:
+def _upfront_usd(course: Course, term: Term) -> float:
+    """Return what is paid at the start of a term [USD]: its part of all months, or the price of what is bought."""
+    if term.ownership is not None:
+        return _term_usd(course, term) / capital_month(1.0, term.ownership)
+    return _upfront_share(course) * _term_usd(course, term) * term.months
+
+
+def _billed_usd(course: Course, term: Term, month: int) -> float:
+    """Return what is paid for a term at the end of a month [USD]; what is owned is sold when its life ends."""
+    if term.ownership is None:
+        return (1 - _upfront_share(course)) * _term_usd(course, term)
+    sold = month == term.start + term.months - 1
+    return -term.ownership.residual * _upfront_usd(course, term) if sold else 0.0
+
+
+def _upfront_share(course: Course) -> float:
+    return 0.0 if course.outlook.commitment is None else course.outlook.commitment.upfront_share
+
+
+def present_value(months: Sequence[Month], discount_rate: float, left_usd: float = 0.0) -> float:
     """Return what the cash is worth today [USD]: terms paid at the start of their month, all else at its end.
 
-    Σ upfront ÷ w^(n − 1) + billed ÷ w^n, n the month's number, w = (1 + discount rate of a year)^(1 ÷ 12).
+    Σ upfront ÷ w^(n − 1) + billed ÷ w^n − left ÷ w^N, n the month's number of N, w = (1 + discount rate)^(1 ÷ 12).
+
+    Parameters
+    ----------
+    left_usd
+        What owned devices are worth after the last month [USD].
     """
     worth = float((1 + discount_rate) ** (1 / MONTHS_OF_A_YEAR))
-    return sum((month.upfront_usd * worth + month.billed_usd) / worth**month.number for month in months)
+    paid = sum((month.upfront_usd * worth + month.billed_usd) / worth**month.number for month in months)
+    return paid - left_usd / worth ** len(months)
+
+
+def left(course: Course) -> float:
+    """Return the book value of owned devices after the last month [USD]: what their annuities have yet to pay."""
+    end = course.outlook.months
+    return sum(
+        purchase.book_usd(_term_usd(course, term), term.start + term.months - end, term.ownership)
+        for term in course.terms
+        if term.ownership is not None and term.start + term.months > end
+    )
 
 
 def beyond(course: Course) -> float:
-    """Return what terms cost after the last month [USD], paid by then or still owed."""
+    """Return what terms of rented hours cost after the last month [USD], paid by then or still owed."""
     end = course.outlook.months
-    return sum(_term_usd(course, term) * max(0, term.start + term.months - end) for term in course.terms)
+    rented = [term for term in course.terms if term.ownership is None]
+    return sum(_term_usd(course, term) * max(0, term.start + term.months - end) for term in rented)
 
 
 def _term_usd(course: Course, term: Term) -> float:
-    return float(term.usd(course.outlook, np.ones(1))[0])
+    return float(term.usd(course.outlook, NEUTRAL)[0])
 
 
 def levels(low: float, high: float, count: int) -> tuple[float, ...]:

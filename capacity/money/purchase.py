@@ -67,6 +67,24 @@ def capital_month(usd: float, own: Ownership) -> float:
     return annuity(usd - worth, rate, own.years * MONTHS_OF_A_YEAR)
 
 
+def book_usd(month_usd: float, months_left: int, own: Ownership) -> float:
+    """Return what a thing that costs `month_usd` a month is still worth [USD]: all its payments to come, and its sale.
+
+    Σ A ÷ w^k over the months left + residual × price ÷ w^months, w = (1 + interest)^(1 ÷ 12).
+
+    Examples
+    --------
+    48,000 USD without interest, 800 a month for four years, then sold for 9,600: halfway 28,800 are left.
+
+    >>> own = Ownership(interest=0, residual=0.2, years=4)
+    >>> book_usd(800.0, 48, own), book_usd(800.0, 24, own), book_usd(800.0, 0, own)
+    (48000.0, 28800.0, 9600.0)
+    """
+    worth = float((1 + own.interest) ** (1 / MONTHS_OF_A_YEAR))
+    price = month_usd / capital_month(1.0, own)
+    return sum(month_usd / worth**k for k in range(1, months_left + 1)) + own.residual * price / worth**months_left
+
+
 def installed_usd(price_usd: float, own: Ownership) -> float:
     """Return the price of a device with its part of host, network and rack [USD].
 

@@ -1,7 +1,8 @@
 """How sure a forecast is: bands of its months and total by common random numbers, what moves it most, and regret.
 
-A draw is one future: the same one for every option, so that options differ by what they are and not by their luck. Only
-the error of a device's timing is drawn for each device by itself. A draw's growth and prices hold for all its months.
+A draw is one future, the same one for every option, so that options differ by what they are and not by their luck. Only
+what is not known of a device, its timing and its price, is drawn for each by itself. Growth and prices hold for all
+months of a draw.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from capacity.money.lines import Z10
 from capacity.spec.outlook import Spread
 
 INPUTS = {
-    "growth": "traffic growth", "price": "device prices to come", "error": "step times and prices of today",
-    "utilization": "utilization",
+    "growth": "traffic growth", "price": "device prices to come", "today": "device prices of today",
+    "error": "step times", "utilization": "utilization",
 }  # fmt: skip
 """What is drawn, as `Shocks` and people call it."""
 
@@ -68,6 +69,10 @@ class Risk:
         Band of each.
     any_over_budget
         Probability that at least one month is over the budget; None without one.
+    short
+        Probability that the fleet planned for each month's expected load is too small in it.
+    any_short
+        The same of at least one month.
     swings
         Widest first.
     """
@@ -76,6 +81,8 @@ class Risk:
     total: Band
     months: tuple[Band, ...]
     any_over_budget: float | None
+    short: tuple[float, ...]
+    any_short: float
     swings: tuple[Swing, ...]
 
 
@@ -161,7 +168,8 @@ def _triangular(spread: Spread, standard: Array) -> Array:
 
 def shocks(course: Course, count: int, seed: int) -> Shocks:
     """Return `count` futures; the same seed gives the same ones, to every option."""
-    names = {name: [seed, *name.encode()] for name in INPUTS} | {"error": [seed, *course.hardware.encode()]}
+    own = {name: [seed, *name.encode(), *course.hardware.encode()] for name in ("today", "error")}
+    names = {name: [seed, *name.encode()] for name in INPUTS} | own
     standard = {name: np.random.default_rng(key).standard_normal(count) for name, key in names.items()}
     return _shocks(course, standard)
 
@@ -170,24 +178,28 @@ def _shocks(course: Course, standard: dict[str, Array]) -> Shocks:
     outlook = course.outlook
     return Shocks(
         growth=factor(outlook.traffic_spread, standard["growth"]),
-        price=factor(outlook.price_spread, standard["price"]), error=standard["error"],
+        price=factor(outlook.price_spread, standard["price"]), today=standard["today"], error=standard["error"],
         utilization=factor(outlook.utilization_spread, standard["utilization"]),
     )  # fmt: skip
 
 
 def risk(course: Course, drawn: Shocks) -> Risk:
-    """Return the bands of a course over some futures: of what accrues, undiscounted."""
+    """Return the bands of a course over some futures: of what accrues, undiscounted; and how often it is too small."""
     budget, count = course.outlook.budget, drawn.growth.size
-    totals, over, bands = np.zeros(count), np.zeros(count, dtype=np.bool_), []
+    totals, over, missed = np.zeros(count), np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    bands, short = [], []
     for month in range(course.outlook.months):
-        usd = charged(course, month, drawn).usd
-        totals += usd
-        over |= usd > (np.inf if budget is None else budget)
-        bands.append(Band.of(usd, budget))
+        found = charged(course, month, drawn)
+        totals += found.usd
+        over |= found.usd > (np.inf if budget is None else budget)
+        missed |= found.short
+        bands.append(Band.of(found.usd, budget))
+        short.append(float(np.mean(found.short)))
     whole = None if budget is None else budget * course.outlook.months
     return Risk(
         totals=totals, total=Band.of(totals, whole), months=tuple(bands), swings=tornado(course),
-        any_over_budget=None if budget is None else float(np.mean(over)),
+        any_over_budget=None if budget is None else float(np.mean(over)), short=tuple(short),
+        any_short=float(np.mean(missed)),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from capacity import charts_money
 from capacity.money.risk import Outcome, Prospects
+from capacity.outlook import OWNED
 from capacity.pages import cached, expect, link, picture, session, show, state
 from capacity.pages.state import View
 from capacity.report import forecast as report
@@ -27,11 +28,12 @@ SHARES = {
     "discount_rate": ("Discount rate [% a year]", "Interest at which later money counts less."),
 }
 OPTIONS = (
-    "name", "buying", "usd", "present_usd", "first_usd", "last_usd", "most_cash_usd", "beyond_usd", "idle_fraction",
+    "name", "buying", "usd", "present_usd", "first_usd", "last_usd", "most_cash_usd", "beyond_usd", "left_usd",
+    "idle_fraction",
 )  # fmt: skip
 RISK = (
     "name", "buying", "p10_usd", "p50_usd", "p90_usd", "over_budget_fraction", "any_over_budget_fraction",
-    "mean_regret_usd", "p90_regret_usd", "best_fraction",
+    "any_short_fraction", "mean_regret_usd", "p90_regret_usd", "best_fraction",
 )  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def _prospects(view: View) -> Prospects:
 def _numbers(found: Prospects) -> None:
     best = found.outcomes[0]
     band, months, outlook = best.risk.total, best.option.months, found.forecast.outlook
-    cards = st.columns(4)
+    cards = st.columns(5)
     with cards[0]:
         show.card(
             f"All {outlook.months} months, P50", usd(band.p50), [f"P10 {usd(band.p10)} – P90 {usd(band.p90)}"],
@@ -180,6 +182,12 @@ def _numbers(found: Prospects) -> None:
             "Over the whole budget", "no budget" if over is None else text(over, "fraction"),
             ["set one above" if some is None else f"some month over: {text(some, 'fraction')}"],
             "Probability that all months together cost more than their budgets together.",
+        )  # fmt: skip
+    with cards[4]:
+        show.card(
+            "Objective missed", text(best.risk.any_short, "fraction"), ["in some month, if nobody reacts"],
+            "Probability that devices ordered for each month's expected load, headroom included, are too few for the "
+            "load that comes, or too slow.",
         )  # fmt: skip
 
 
@@ -226,10 +234,11 @@ def _detail(view: View, found: Prospects) -> None:
 
 
 def way(item: Outcome) -> str:
-    """Return what the URL calls an option: its device and the term it commits to."""
+    """Return what the URL calls an option: its device and the term it commits to, or that it is bought."""
     course = item.option.course
     commitment = course.outlook.commitment if course else None
-    return f"{item.option.hardware}:{commitment.term if commitment else 'hourly'}"
+    hourly = OWNED if item.option.buying == OWNED else "hourly"
+    return f"{item.option.hardware}:{commitment.term if commitment else hourly}"
 
 
 def _take_away(view: View, found: Prospects) -> None:

@@ -28,6 +28,7 @@ _OPTION = (
     Column("last_usd", "Last month [USD]", "usd"),
     Column("most_cash_usd", "Most cash in a month [USD]", "usd"),
     Column("beyond_usd", "Terms after the end [USD]", "usd"),
+    Column("left_usd", "Own devices then worth [USD]", "usd"),
     Column("idle_fraction", "Idle [%]", "fraction"),
 )
 _MONTH = (
@@ -52,6 +53,7 @@ _OUTCOME = (
     Column("p90_usd", "P90 [USD]", "usd"),
     Column("over_budget_fraction", "Over the whole budget [%]", "fraction"),
     Column("any_over_budget_fraction", "Some month over [%]", "fraction"),
+    Column("any_short_fraction", "Objective missed in some month [%]", "fraction"),
     Column("mean_regret_usd", "Mean regret [USD]", "usd"),
     Column("p90_regret_usd", "P90 regret [USD]", "usd"),
     Column("best_fraction", "Best in [%] of draws", "fraction"),
@@ -62,6 +64,7 @@ _BAND = (
     Column("p50_usd", "P50 [USD]", "usd"),
     Column("p90_usd", "P90 [USD]", "usd"),
     Column("over_budget_fraction", "Over budget [%]", "fraction"),
+    Column("short_fraction", "Objective missed [%]", "fraction"),
 )
 _SWING = (
     Column("name", "Input"),
@@ -108,6 +111,8 @@ def _at_risk(found: Prospects) -> Iterator[Piece]:
     yield Piece(f"P10 {usd(band.p10)} – P90 {usd(band.p90)}", strong=True)
     if band.over_budget is not None:
         yield Piece(f", over the whole budget with a probability of {text(band.over_budget, 'fraction')}")
+    short = text(best.risk.any_short, "fraction")
+    yield Piece(f"; devices ordered for the load that is expected miss the objective in some month with {short}")
     most = best.risk.swings[0]
     yield Piece(f". What moves it most: {most.name}, {usd(most.at_p10)} at its P10 and {usd(most.at_p90)} at its P90.")
 
@@ -123,7 +128,7 @@ def caveats(found: Forecast) -> Iterator[str]:
     if any(option.course and option.course.terms for option in found.options):
         yield "prices by the hour and by the term are medians of different offers; pricing.provider names one seller"
     if any(option.buying == "purchase" for option in found.options):
-        yield "bought devices are paid by the month of their life; as many as each month needs, bought and sold with it"
+        yield "devices are bought when they are needed and owned for life; what a future needs more costs the same"
 
 
 def options_table(found: Forecast) -> Table:
@@ -137,7 +142,8 @@ def _option(option: Ahead) -> Row:
         "name": option.name, "buying": option.buying, "usd": option.usd, "present_usd": option.present_usd,
         "first_usd": months[0].accrued_usd, "last_usd": months[-1].accrued_usd,
         "most_cash_usd": max(month.cash_usd for month in months),
-        "beyond_usd": money.beyond(option.course) if option.course else 0.0, "idle_fraction": option.idle_share,
+        "beyond_usd": money.beyond(option.course) if option.course else 0.0,
+        "left_usd": money.left(option.course) if option.course else 0.0, "idle_fraction": option.idle_share,
     }  # fmt: skip
 
 
@@ -165,7 +171,8 @@ def _outcome(item: Outcome) -> Row:
     return {
         "name": item.option.name, "buying": item.option.buying, "p10_usd": band.p10, "p50_usd": band.p50,
         "p90_usd": band.p90, "over_budget_fraction": finite(band.over_budget, NO_BUDGET),
-        "any_over_budget_fraction": finite(item.risk.any_over_budget, NO_BUDGET), "mean_regret_usd": regret.mean,
+        "any_over_budget_fraction": finite(item.risk.any_over_budget, NO_BUDGET),
+        "any_short_fraction": item.risk.any_short, "mean_regret_usd": regret.mean,
         "p90_regret_usd": regret.p90, "best_fraction": regret.best_share,
     }  # fmt: skip
 
@@ -175,9 +182,9 @@ def band_table(item: Outcome) -> Table:
     rows: list[Row] = [
         {
             "number": number, "p10_usd": band.p10, "p50_usd": band.p50, "p90_usd": band.p90,
-            "over_budget_fraction": finite(band.over_budget, NO_BUDGET),
+            "over_budget_fraction": finite(band.over_budget, NO_BUDGET), "short_fraction": short,
         }
-        for number, band in enumerate(item.risk.months, start=1)
+        for number, (band, short) in enumerate(zip(item.risk.months, item.risk.short, strict=True), start=1)
     ]  # fmt: skip
     return Table("Months at risk", _BAND, tuple(rows))
 

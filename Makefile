@@ -21,7 +21,7 @@ run: $(VENV)/.run
 	CAPACITY_SCENARIO=$(SCENARIO) $(BIN)/python -m streamlit run dashboard.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ KINDS = ("hardware_profiles", "model_profiles", "scenarios", "prices")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?\d[\d_]*")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?")
-_PAIR = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 """JSON writes a character beyond U+FFFF as two escapes, which YAML does not know."""
 _WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "~": None, "": None}
 _WORDS |= {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
@@ -96,7 +96,7 @@ def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
 def parse(text: str, name: str) -> Document:
     """Return the document in `text`; `name` stands for it in messages."""
     if name.endswith(".json"):
-        text = _PAIR.sub(lambda pair: str(json.loads(f'"{pair[0]}"')), text)
+        text = _PAIR.sub(lambda found: found[1] + str(json.loads(f'"{found[2]}"')), text)
     try:
         values = _bounded(text, name)
         node = yaml.compose(text, Loader=_LOADER)

@@ -45,6 +45,10 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {kind} {name[:LONGEST_NAME]!r}; {suggestion(name[:LONGEST_NAME], known)}")
 
 
+NEAR = 0.7
+"""Likeness ÷ that of the nearest from which a name is suggested beside it."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return the known names nearest to `name`, as the second half of an error message.
 
@@ -63,9 +67,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         for key, candidate in folded.items()
         if min(len(wanted), len(key)) > 1 and (wanted in key or key in wanted)
     ][:3]
-    close += [
-        folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5) if folded[key] not in close
-    ]
+    alike = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
+    likeness = {key: difflib.SequenceMatcher(None, wanted, key).ratio() for key in alike}
+    close += [folded[key] for key in alike if likeness[key] > NEAR * likeness[alike[0]] and folded[key] not in close]
     if close:
         return f"did you mean {' or '.join(close[:3])}?"
     shown = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")

@@ -43,7 +43,7 @@ FLAGS = {
     "--set of a mapping": (("-s", "traffic=3"), "--set traffic: traffic: input should be a mapping"),
     "--set to nothing": (("-s", "traffic.peak_rate="), "traffic.peak_rate: expected a per second quantity"),
     "--set to less than nothing": (("-s", "traffic.peak_rate=-3"), "traffic.peak_rate: input should be greater than 0"),
-    "--set to 10^4 digits": (("-s", f"traffic.peak_rate={'9' * 10_000}"), "is not a finite number"),
+    "--set to 10^4 digits": (("-s", f"traffic.peak_rate={'9' * 10_000}"), "is not a quantity"),
     "--set to an open bracket": (("-s", "hardware=[t4"), "--set hardware: not well-formed YAML"),
     "--set to what holds itself": (("-s", "hardware=&a [*a]"), "expands to more than 40 levels through aliases"),
     "--set to two lines": (("-s", "title=a\nid: b"), "--set title: write one value on one line"),
@@ -252,7 +252,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     ("arguments", "stdin", "said"),
     [
         (("plan", "cross-encoder-rerrank"), b"", b"did you mean cross-encoder-rerank?"),
-        (("plan", "/dev/stdin"), BOMB.encode(), b"expands to more than 200,000 values through aliases"),
+        (("plan", "/dev/stdin"), BOMB.encode(), b"values through aliases"),
         (("plan", "/dev/stdin"), b"[" * 100_000, b"nested deeper than 40 levels"),
         (("plan", "/dev/stdin"), bytes(range(256)), b"is not UTF-8 text"),
         (("plan", "/dev/stdin"), b"9" * 5_000_000, b"is larger than 4,000,000 bytes"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bad_input import HERE, marked
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capacity import catalogue, documents
@@ -97,6 +97,7 @@ values = st.recursive(
 
 
 @given(data=st.dictionaries(st.sampled_from("abcdef"), values, max_size=4), indent=st.sampled_from([None, 2, "\t"]))
+@example(data={"a": "\\\U00010000"}, indent=None)  # an escaped backslash before a pair of escapes
 def test_json_says_what_the_json_module_says(data, indent):
     for ascii_only in (True, False):
         assert parse(json.dumps(data, indent=indent, ensure_ascii=ascii_only), "x.json").data == data

@@ -15,7 +15,7 @@ from capacity.pages import session, show, sidebar  # noqa: E402
 FOLDER = Path(pages.__file__).parent
 PAGES = {
     "plan": "Plan", "compare": "Compare", "serving": "Serving", "training": "Training and batch", "levers": "Levers",
-    "budget": "Budget and risk", "hardware": "Hardware", "scenario": "Scenario",
+    "search": "Search", "budget": "Budget and risk", "hardware": "Hardware", "scenario": "Scenario",
     "accuracy": "Calibration and accuracy", "method": "How sure is this",
 }  # fmt: skip
 

@@ -11,7 +11,6 @@ import resource
 import time
 
 from capacity import catalogue, documents, planner, search
-from capacity.commands.searching import hardware
 from capacity.search.engines import run
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
@@ -32,7 +31,7 @@ def main() -> None:
         most_replicas=asked.replicas,
     )  # fmt: skip
     given = planner.inputs(scenario, document=document)
-    devices = hardware((), space, scenario, given)
+    devices = search.devices((), space, scenario, given)
     planner.option(scenario, planner.profile(devices[0], given), given)
     before, started_s, wall_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), time.time()
     variants, refused = search.variants(document, given, space, devices)

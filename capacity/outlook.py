@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from capacity import documents, planner
+from capacity import planner, wishes
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem
 from capacity.money import course as courses
@@ -269,13 +269,7 @@ def expected(how: Sequence[str], base: Document | None = None) -> Outlook:
     >>> expected(["months=12", "growth.traffic=0.05"]).growth.traffic
     0.05
     """
-    found = base or Document("--with", {})
-    try:
-        for said in how:
-            found = documents.merged(found, documents.setting(said))
-        return documents.validated(found, Outlook)
-    except InputError as error:
-        raise InputError([Problem(p.where.replace("--set", "--with"), p.what) for p in error.problems]) from None
+    return wishes.read(Outlook, how, base)
 
 
 def repriced(parts: Sequence[Forecast], said: Outlook) -> Forecast:

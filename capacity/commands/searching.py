@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capacity import documents, planner, search
+from capacity import documents, planner, search, wishes
 from capacity.commands.planning import Request, console, rich_table
-from capacity.documents import Document
 from capacity.errors import InputError, Problem, suggestion
 from capacity.fleet.mixed import Mixed
 from capacity.fleet.searched import Found, Variant
-from capacity.money.purchase import hourly
-from capacity.planner import Inputs
 from capacity.report import mix
 from capacity.report import search as report
-from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
 
-EVERYTHING = "all"
 HIDDEN = {"Cheapest of each": ("energy_kwh_per_month",), "Front": ("against_best_fraction", "simulated_s")}
 """Columns that do not fit on a terminal; `--json` shows all."""
 ROWS = 12
@@ -58,13 +53,7 @@ class Wish:
         InputError
             For an unknown key or a value out of range, at its place in the file or its flag.
         """
-        found = Document("--with", {}) if self.file is None else documents.read(self.file)
-        try:
-            for said in self.how:
-                found = documents.merged(found, documents.setting(said))
-            return documents.validated(found, Space)
-        except InputError as error:
-            raise InputError([Problem(p.where.replace("--set", "--with"), p.what) for p in error.problems]) from None
+        return wishes.read(Space, self.how, None if self.file is None else documents.read(self.file))
 
 
 def show(request: Request, wish: Wish, *, as_json: bool) -> int:
@@ -88,7 +77,9 @@ def searched(request: Request, wish: Wish) -> tuple[Found, Mixed | None]:
     given = planner.inputs(scenario, request.calibrations, request.today, document)
     screen = console(stderr=True)
     with screen.status("searching") as status:
-        variants, refused = search.variants(document, given, space, hardware(request.hardware, space, scenario, given))
+        variants, refused = search.variants(
+            document, given, space, search.devices(request.hardware, space, scenario, given)
+        )
         tried = search.run(
             variants, space, given, engine=wish.engine, folder=wish.folder,
             told=lambda said: status.update(f"searching: {said}"),
@@ -122,31 +113,6 @@ def _print_mix(found: Mixed) -> None:
     screen.print(f"• Takes for granted that {mix.ASSUMES}.", soft_wrap=True)
 
 
-def hardware(named: Sequence[str], space: Space, scenario: Scenario, given: Inputs) -> tuple[str, ...]:
-    """Return the devices to choose from: those named, those of the space, or the scenario's own; each is known.
-
-    Raises
-    ------
-    InputError
-        For an unknown one, with the nearest known.
-    """
-    asked = tuple(named) or space.hardware or scenario.hardware
-    if EVERYTHING in asked:
-        buying = scenario.pricing
-        terms = space.terms or (buying.term,)
-        places = space.regions or (buying.region,)
-        asked = tuple(
-            name
-            for name in documents.catalogue("hardware_profiles")
-            if any(
-                hourly(name, buying.model_copy(update={"term": term, "region": place}), given.today)
-                for term in terms
-                for place in places
-            )
-        )
-    return tuple(planner.profile(name, given).id for name in dict.fromkeys(asked))
-
-
 def _print(found: Found) -> None:
     from rich.markup import escape
 
@@ -164,6 +130,3 @@ def _print(found: Found) -> None:
             screen.print(f"✗ {escape(what)}: {escape(reason)}", soft_wrap=True)
     if found.best is not None:
         screen.print(f"\nThe best again: {escape(report.command(found, found.best))}", soft_wrap=True)
-        if found.best.variant.changes:
-            screen.print("with the override (put it under `overrides:` of the scenario):")
-            screen.print(escape(report.override(found.best)), soft_wrap=True)

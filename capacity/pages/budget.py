@@ -13,7 +13,8 @@ import streamlit as st
 from capacity import charts_money
 from capacity.money.risk import Outcome, Prospects
 from capacity.outlook import OWNED
-from capacity.pages import cached, expect, link, picture, session, show, state
+from capacity.pages import cached, link, picture, session, show, state
+from capacity.pages.lines import EXPECT
 from capacity.pages.state import View
 from capacity.report import forecast as report
 from capacity.spec.outlook import Commitment, Outlook
@@ -79,7 +80,7 @@ def _inputs(view: View, said: Outlook) -> None:
         st.text_area(
             "Expectations, one key=value a line", placeholder="growth.users=0.01", height=100, key="budget-others",
             help="Any value of the outlook, e.g. commitment.upfront=false or utilization_spread={low: 0.6, high: 1.2}.",
-            on_change=_bound("budget-others", "\n".join(expect.others(view)), expect.retyped),
+            on_change=_bound("budget-others", "\n".join(EXPECT.others(view)), EXPECT.retyped),
         )  # fmt: skip
 
 
@@ -128,19 +129,19 @@ def _bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callab
 
 def _number(key: str, parts: int, view: View, value: float | None) -> View:
     """Return the view with a number of its outlook, given in hundredths where `parts` is 100; None takes it away."""
-    return expect.drop(view, key) if value is None else expect.put(view, {key: f"{value / parts:.10g}"})
+    return EXPECT.drop(view, key) if value is None else EXPECT.put(view, {key: f"{value / parts:.10g}"})
 
 
 def _term(view: View, term: str) -> View:
-    return expect.drop(view, "commitment") if term == NONE else expect.put(view, {"commitment.term": term})
+    return EXPECT.drop(view, "commitment") if term == NONE else EXPECT.put(view, {"commitment.term": term})
 
 
 def _refreshed(view: View, hardware: str) -> View:
     if hardware == NONE:
-        return expect.drop(view, "refresh")
+        return EXPECT.drop(view, "refresh")
     said = state.outlook_of(view, cached.compared(view))
     month = said.refresh.month if said.refresh else min(SOON, said.months)
-    return expect.put(view, {"refresh.month": str(month), "refresh.hardware": hardware})
+    return EXPECT.put(view, {"refresh.month": str(month), "refresh.hardware": hardware})
 
 
 def _prospects(view: View) -> Prospects:

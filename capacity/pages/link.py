@@ -14,9 +14,9 @@ from dataclasses import replace
 from urllib.parse import parse_qs, urlencode
 
 from capacity.errors import InputError, Problem, suggestion
-from capacity.pages.state import LONGEST_TEXT, SHOWN, View, default
+from capacity.pages.state import LONGEST_TEXT, SHOWN, View, default, path_of
 
-PARAMETERS = ("scenario", "override", "set", "hardware", "option", "expect", "beside", *SHOWN, "yaml")
+PARAMETERS = ("scenario", "override", "set", "hardware", "option", "expect", "choose", "beside", *SHOWN, "yaml")
 SINGLE = ("scenario", "option", *SHOWN, "yaml")
 MOST_VALUES = 200
 LONGEST_VALUE = 2000
@@ -40,6 +40,7 @@ def to_query(view: View) -> dict[str, list[str]]:
         "hardware": list(view.hardware),
         "option": [view.option] if view.option else [],
         "expect": list(view.expect),
+        "choose": list(view.choose),
         "beside": list(view.beside),
         **{name: [getattr(view, name)] if getattr(view, name) else [] for name in SHOWN},
         "yaml": [packed] if packed and len(packed) <= LONGEST_PACKED else [],
@@ -61,7 +62,7 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
     --------
     >>> view, problems = from_query({"scenario": ["a"], "sett": ["b=3"]})
     >>> view.scenario, str(problems[0])
-    ('a', "URL parameter 'sett': unknown; did you mean set or seed?")
+    ('a', "URL parameter 'sett': unknown; did you mean set?")
     """
     problems: list[Problem] = []
     said = {name: _values(name, query.get(name, ()), problems) for name in PARAMETERS}
@@ -80,7 +81,8 @@ def from_query(query: Mapping[str, Sequence[str]], fallback: View | None = None)
         scenario=said["scenario"][0] if said["scenario"] else (fallback or default()).scenario,
         overrides=tuple(dict.fromkeys(said["override"])), settings=tuple(dict.fromkeys(said["set"])),
         hardware=tuple(dict.fromkeys(said["hardware"])),
-        expect=tuple(dict.fromkeys(said["expect"])), beside=tuple(dict.fromkeys(said["beside"])), text=text,
+        expect=tuple(dict.fromkeys(said["expect"])), choose=tuple(dict.fromkeys(said["choose"])),
+        beside=tuple(dict.fromkeys(said["beside"])), text=text,
         **{name: said[name][0] if said[name] else "" for name in ("option", *SHOWN)},
     )  # fmt: skip
     return view, problems
@@ -143,10 +145,24 @@ def risk_command(view: View) -> str:
     >>> risk_command(View(scenario="a", hardware=("t4",), expect=("months=12", "refresh={month: 7, hardware: l4}")))
     "capacity risk a --hardware t4 --with months=12 --with 'refresh={month: 7, hardware: l4}'"
     """
-    wishes = [part for said in view.expect for part in ("--with", said)]
-    return " ".join(
-        [command(view).replace("capacity plan", "capacity risk", 1), *([shlex.join(wishes)] * bool(wishes))]
-    )
+    return _wished(command(view).replace("capacity plan", "capacity risk", 1), view.expect)
+
+
+def search_command(view: View) -> str:
+    """Return the command line that searches what the search of `view` does; devices it names replace those compared.
+
+    Examples
+    --------
+    >>> search_command(View(scenario="a", choose=("terms=[spot]",)))
+    "capacity optimize a --simulate 0 --with 'terms=[spot]'"
+    """
+    named = any(path_of(line) == "hardware" for line in view.choose)
+    said = command(replace(view, hardware=()) if named else view)
+    return _wished(said.replace("capacity plan", "capacity optimize", 1) + " --simulate 0", view.choose)
+
+
+def _wished(said: str, lines: Sequence[str]) -> str:
+    return " ".join([said, *(shlex.join(("--with", line)) for line in lines)])
 
 
 def command(view: View) -> str:

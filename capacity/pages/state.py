@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from capacity import catalogue, documents, outlook, planner, references
+from capacity import catalogue, documents, outlook, planner, references, wishes
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem, UnknownNameError
+from capacity.levers import LEVERS
 from capacity.spec.outlook import Outlook
 from capacity.spec.scenario import Scenario
+from capacity.spec.space import EVERYTHING, Space
 from capacity.units import DIMENSIONS, parse
 from capacity.validate import KINDS
 
@@ -62,6 +64,8 @@ class View:
     """What the Serving page simulates ("1" for a day), what the Levers page leaves out ("1"); empty: the usual."""
     expect: tuple[str, ...] = ()
     """What differs from the assumed outlook of the coming months, each as `key=value`."""
+    choose: tuple[str, ...] = ()
+    """What a search may choose from and must keep within, each as `key=value`."""
     way: str = ""
     """Device and way to buy whose months are shown; empty means the one regretted least."""
     against: str = ""
@@ -74,7 +78,7 @@ class View:
     @property
     def question(self) -> View:
         """The view without what only chooses what a page shows."""
-        nothing: dict[str, Any] = {"expect": (), "beside": (), "option": "", **dict.fromkeys(SHOWN, "")}
+        nothing: dict[str, Any] = {"expect": (), "choose": (), "beside": (), "option": "", **dict.fromkeys(SHOWN, "")}
         return replace(self, **nothing)
 
 
@@ -264,7 +268,8 @@ def checked(view: View, known_hardware: Iterable[str]) -> tuple[View, list[Probl
     if kept.device not in {"", *names}:
         names |= set(candidates(kept))
     kept = replace(_shown(kept, names, problems), beside=_beside(view, base, problems))
-    kept = replace(kept, expect=_expected(view, {*names, *candidates(kept)}, problems))
+    known = {*names, *candidates(kept)}
+    kept = replace(kept, expect=_expected(view, known, problems), choose=_chosen(view, known, problems))
     if kept.option and kept.option not in candidates(kept):
         problems.append(Problem("URL parameter 'option'", f"{kept.option[:60]!r} is none of the devices compared"))
         kept = replace(kept, option="")
@@ -297,14 +302,26 @@ def _beside(view: View, base: View, problems: list[Problem]) -> tuple[str, ...]:
 
 
 def _expected(view: View, known_hardware: Set[str], problems: list[Problem]) -> tuple[str, ...]:
-    """Return the part of the outlook that holds; what is wrong with one value says which, else all of it goes."""
-    kept = view.expect
+    """Return the lines of the outlook that hold."""
+    return _lines("expect", view.expect, lambda kept: outlook_of(replace(view, expect=kept), known_hardware), problems)
+
+
+def _chosen(view: View, known_hardware: Set[str], problems: list[Problem]) -> tuple[str, ...]:
+    """Return the lines of the space that hold."""
+    return _lines("choose", view.choose, lambda kept: space_of(replace(view, choose=kept), known_hardware), problems)
+
+
+def _lines(
+    name: str, lines: tuple[str, ...], read: Callable[[tuple[str, ...]], object], problems: list[Problem]
+) -> tuple[str, ...]:
+    """Return the lines of a document that hold; what is wrong with one value says which, else all of it goes."""
+    kept = lines
     while kept:
         try:
-            outlook_of(replace(view, expect=kept), known_hardware)
+            read(kept)
         except InputError as error:
             problems += [
-                Problem(f"URL parameter 'expect': {problem.where}", problem.what) for problem in error.problems
+                Problem(f"URL parameter {name!r}: {problem.where}", problem.what) for problem in error.problems
             ]
             blamed = {problem.where.removeprefix("--with ") for problem in error.problems}
             rest = tuple(line for line in kept if path_of(line)[:80] not in blamed)
@@ -326,6 +343,26 @@ def outlook_of(view: View, known_hardware: Container[str]) -> Outlook:
     if found.refresh is not None and found.refresh.hardware not in known_hardware:
         unknown = f"unknown hardware {found.refresh.hardware!r}: choose one of the catalogue"
         raise InputError([Problem("--with refresh.hardware", unknown)])
+    return found
+
+
+def space_of(view: View, known_hardware: Container[str]) -> Space:
+    """Return what the search of a view may choose from.
+
+    Raises
+    ------
+    InputError
+        For an unknown key, a value out of range, an unknown lever, or hardware that nobody knows.
+    """
+    found = wishes.read(Space, view.choose)
+    names = (*found.hardware, *found.stock)
+    unknown = [name for name in names if name != EVERYTHING and name not in known_hardware]
+    if unknown:
+        said = f"unknown hardware {unknown[0][:60]!r}: choose of the catalogue, or {EVERYTHING}"
+        raise InputError([Problem("--with hardware", said)])
+    odd = [name for name in found.levers if name not in LEVERS]
+    if odd:
+        raise InputError([Problem("--with levers", str(UnknownNameError("lever", odd[0][:60], LEVERS)))])
     return found
 
 

@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from capacity.fleet.mixed import Mixed
 from capacity.fleet.searched import Candidate, Found, Near
 from capacity.report import mix
@@ -108,8 +106,8 @@ def fleet(item: Candidate) -> str:
 
 
 def settings(item: Candidate) -> list[str]:
-    """Return the fleet and its way of buying as `path=value` settings of the scenario with the variant's changes."""
-    found = [f"pricing.term={item.buying.term}"]
+    """Return the variant's changes, the fleet and its way of buying as `path=value` settings of the scenario."""
+    found = [*_flat(item.variant.changes), f"pricing.term={item.buying.term}"]
     if item.buying.region:
         found.append(f"pricing.region={item.buying.region}")
     for name, count in item.replicas.items():
@@ -117,17 +115,25 @@ def settings(item: Candidate) -> list[str]:
     return found
 
 
+def _flat(changes: object, path: str = "") -> Iterator[str]:
+    """Yield changes as `path=value` settings: entries of a list by their name, what has none as JSON."""
+    if isinstance(changes, Mapping) and (changes or not path):
+        for key, value in changes.items():
+            if not (path and key == "name"):
+                yield from _flat(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(changes, list) and all(isinstance(entry, Mapping) and "name" in entry for entry in changes):
+        for entry in changes:
+            yield from _flat(entry, f"{path}.{entry['name']}")
+    else:
+        yield f"{path}={json.dumps(changes)}"
+
+
 def command(found: Found, item: Candidate) -> str:
-    """Return the command that simulates a candidate; its variant's changes stand before it as an override."""
+    """Return the command that simulates a candidate."""
     words = ["capacity", "simulate", found.scenario.id, "--hardware", item.variant.hardware]
     for setting in settings(item):
         words += ["--set", setting]
     return shlex.join(words)
-
-
-def override(item: Candidate) -> str:
-    """Return what a candidate's variant changes as YAML to put into the scenario's file."""
-    return yaml.safe_dump({"overrides": {"searched": item.variant.changes}}, sort_keys=False, allow_unicode=True)
 
 
 def ranked_table(found: Found, most: int = 20) -> Table:

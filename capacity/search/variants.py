@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 
-from capacity import documents, levers, references
+from capacity import documents, levers, planner, references
 from capacity.documents import Document
 from capacity.errors import CapacityError
 from capacity.fleet.searched import Refused, Variant
 from capacity.levers.lever import Changes, listed, merged
 from capacity.levers.shelf import lever
+from capacity.money.purchase import hourly
 from capacity.planner import Inputs
 from capacity.spec.scenario import Scenario
-from capacity.spec.space import Space
+from capacity.spec.space import EVERYTHING, Space
 
 
 def variants(
@@ -81,3 +82,24 @@ def checked(names: Sequence[str]) -> tuple[levers.Lever, ...]:
         For an id that no lever has.
     """
     return tuple(lever(name) for name in names)
+
+
+def devices(named: Sequence[str], space: Space, scenario: Scenario, given: Inputs) -> tuple[str, ...]:
+    """Return the ids of the devices to choose from: those named, those of the space, or the scenario's own.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest known.
+    """
+    asked = tuple(named) or space.hardware or scenario.hardware
+    if EVERYTHING in asked:
+        buying = scenario.pricing
+        ways = [
+            buying.model_copy(update={"term": term, "region": region})
+            for term in space.terms or (buying.term,)
+            for region in space.regions or (buying.region,)
+        ]
+        known = documents.catalogue("hardware_profiles")
+        asked = tuple(name for name in known if any(hourly(name, way, given.today) for way in ways))
+    return tuple(planner.profile(name, given).id for name in dict.fromkeys(asked))

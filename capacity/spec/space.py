@@ -18,6 +18,8 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str | int) else value
 
 
+EVERYTHING = "all"
+"""Stands for every device with a price."""
 Several = Annotated[tuple[T, ...], BeforeValidator(_several)]
 """Values of a choice; one may stand alone."""
 

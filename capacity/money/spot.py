@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import replace
+from functools import lru_cache
 
 from capacity.errors import CapacityError
 from capacity.phases.failures import Reliability, goodput, job_mtbf
@@ -81,10 +82,15 @@ def extra_replicas(replicas: int, devices_per_replica: float, spot: Spot) -> int
     """
     rate = spot.interruptions * max(devices_per_replica, 1.0) / HOUR_S
     away = rate * max(spot.restart - spot.notice, 0.0)
-    gone = away / (1 + away)
+    return _stand_ins(replicas, away / (1 + away), spot.short_share)
+
+
+@lru_cache(maxsize=2**16)
+def _stand_ins(replicas: int, gone: float, short_share: float) -> int:
+    """Return the replicas to add where each is gone for a share of the time; a search asks the same over and over."""
 
     def enough(extra: int) -> bool:
-        return _more_than(extra, replicas + extra, gone) <= spot.short_share
+        return _more_than(extra, replicas + extra, gone) <= short_share
 
     most = next((2**power for power in range(MOST_DOUBLINGS) if enough(2**power)), None)
     if most is not None:

@@ -45,7 +45,7 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {kind} {name[:LONGEST_NAME]!r}; {suggestion(name[:LONGEST_NAME], known)}")
 
 
-NEAR = 0.7
+NEAR = 0.6
 """Likeness ÷ that of the nearest from which a name is suggested beside it."""
 
 

@@ -215,7 +215,7 @@ def test_faulty_rates_are_refused_at_the_place_of_their_fault(old, new, said, tm
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is empty; its first line must name the columns hardware, provider"),
+        (b"", "is empty; its first line must name the columns date, source"),
         (b"\xff\xfe\x00", "is not UTF-8 text (byte 0)"),
         (b"x" * 5_000_000, "is larger than 4,000,000 bytes"),
         (HEADER.encode() + b"\n" + b"x" * 200_000, "is not a line of CSV: field larger than field limit"),

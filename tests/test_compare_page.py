@@ -78,7 +78,7 @@ def test_one_device_may_be_compared_instead_of_the_best():
     healthy(app.selectbox(key="compare-option").set_value("t4").run())
     assert query(app)["option"] == ["t4"]
     assert text(app) != before
-    assert "What moved the bill of T4" in "\n".join(part.value for part in app.subheader)
+    assert "What moved the bill of T4" in "\n".join(part.value for part in app.header)
 
 
 def test_a_view_kept_as_the_baseline_stays_in_the_link():

@@ -313,7 +313,7 @@ FAULTS = {
     "an open quote": ("Mine", '"Mine', "2:1: is not a line of CSV"),
     "an unknown column": ("usd,", "usdd,", "1:6: unknown column 'usdd'; did you mean usd?"),
     "a column twice": ("note", "usd", "1:10: duplicate column 'usd'"),
-    "nothing": (f"{HEADER}\n{GOOD}\n", "", " is empty; its first line must name the columns provider"),
+    "nothing": (f"{HEADER}\n{GOOD}\n", "", " is empty; its first line must name the columns date, source"),
 }
 
 

@@ -96,7 +96,7 @@ def harmless(app: AppTest) -> None:
         tags.feed(part.value)
         assert tags.names <= DRAWN, tags.names - DRAWN
         assert tags.attributes <= {"class", "style", "colspan", "scope", "tabindex", "role", "aria-label"}
-    shown = [*app.markdown, *app.caption, *app.error, *app.title, *app.subheader, *app.info]
+    shown = [*app.markdown, *app.caption, *app.error, *app.title, *app.header, *app.subheader, *app.info]
     assert not any(re.search(r"<(script|img)|(?<!\\)!\[x\]", part.value) for part in shown)
 
 

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from html import unescape
-from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from dashboard_app import healthy, opened, text
 
 from capacity.pages import cached
 from capacity.pages.state import View
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
 def no_scenario_of_the_operator(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("CAPACITY_SCENARIO", raising=False)
-
-
-def opened(page: str, **query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "dashboard.py"), default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    return healthy(app.run().switch_page(f"capacity/pages/{page}.py").run())
-
-
-def healthy(app: AppTest) -> AppTest:
-    assert not app.exception, [error.value for error in app.exception]
-    return app
-
-
-def text(app: AppTest) -> str:
-    return " ".join(" ".join(unescape(re.sub(r"<[^>]+>", " ", part.value)) for part in app.html).split())
 
 
 def test_training_shows_steps_their_parts_and_memory():

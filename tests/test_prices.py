@@ -260,7 +260,7 @@ def test_a_bad_header_is_named(table, header, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "devices.csv: is empty; its first line must name the columns hardware, provider"),
+        (b"", "devices.csv: is empty; its first line must name the columns date, source"),
         (b"\n \n", "devices.csv: is empty"),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "devices.csv: is not UTF-8 text (byte 0)"),
         (b"a\x00b\n", "devices.csv:1:1: "),

@@ -8,7 +8,7 @@ from datetime import date
 from statistics import median
 
 from capacity.money.prices import stale, usable
-from capacity.spec.prices import DevicePrice, Offer, first_day
+from capacity.spec.prices import DevicePrice, Offer
 
 FAR = 5.0
 """How many times below the lowest or above the highest known price of a device a price cannot be meant (assumed)."""
@@ -66,7 +66,7 @@ def _common(row: Offer, rows: Sequence[Offer], today: date) -> Iterator[str]:
         yield "contradicted: never used" if row.quality == "contradicted" else row.quality
     if stale(row, today):
         yield "older than a year"
-    if any(other.identity == row.identity and first_day(other.date) > first_day(row.date) for other in rows):
+    if any(other.identity == row.identity and other.day > row.day for other in rows):
         yield "superseded"
 
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TypeVar
 
 from capacity.money.price_tables import device_prices
-from capacity.spec.prices import Buying, DevicePrice, Offer, Term, first_day
+from capacity.spec.prices import Buying, DevicePrice, Offer, Term
 
 ANYWHERE = "any"
 """Region of an offer that its provider does not tie to a place; every wanted region accepts it."""
@@ -104,13 +104,13 @@ def usable(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 def _newest(rows: Sequence[Row]) -> list[Row]:
     latest: dict[tuple[str, ...], date] = {}
     for row in rows:
-        latest[row.identity] = max(latest.get(row.identity, date.min), first_day(row.date))
-    return [row for row in rows if first_day(row.date) == latest[row.identity]]
+        latest[row.identity] = max(latest.get(row.identity, date.min), row.day)
+    return [row for row in rows if row.day == latest[row.identity]]
 
 
 def stale(row: Offer, today: date) -> bool:
     """Return whether a price may be older than a year."""
-    return (today - first_day(row.date)).days > STALE_DAYS
+    return (today - row.day).days > STALE_DAYS
 
 
 def doubts(rows: Sequence[Offer], today: date) -> list[str]:

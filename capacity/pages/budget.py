@@ -195,14 +195,14 @@ def _numbers(found: Prospects) -> None:
 def _refused(found: Prospects) -> None:
     refused = [option for option in found.forecast.options if option.refused]
     if refused:
-        st.subheader("What will not do", anchor="refused")
+        st.header("What will not do", anchor="refused")
         show.bullets([f"{option.name} ({option.buying}): {option.refused}" for option in refused])
     if not found.outcomes:
         st.info("Choose other devices at the left, or loosen the objective: the page Plan says what each one misses.")
 
 
 def _compared(found: Prospects) -> None:
-    st.subheader("What is regretted least", anchor="regret")
+    st.header("What is regretted least", anchor="regret")
     outcomes = report.outcome_table(found)
     unknown = () if found.forecast.outlook.budget is not None else ("over_budget_fraction", "any_over_budget_fraction")
     show.table(outcomes, keep=[key for key in RISK if key not in unknown], best=True)
@@ -210,7 +210,7 @@ def _compared(found: Prospects) -> None:
     picture.draw(charts_money.totals(found), "budget-totals", charts_money.totals_words(found))
     if found.forecast.outlook.budget is not None:
         picture.draw(charts_money.over_budget(found), "budget-over", charts_money.over_budget_words(found))
-    st.subheader("As expected", anchor="expected")
+    st.header("As expected", anchor="expected")
     show.table(report.options_table(found.forecast), keep=OPTIONS)
 
 

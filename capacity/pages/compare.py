@@ -34,7 +34,7 @@ def page() -> None:
     columns = list(_variants(view, baseline))
     if len(columns) == 1:
         st.info("Nothing differs from the baseline: change an input at the left, or choose what-ifs to set beside it.")
-    st.subheader("Side by side", anchor="side-by-side")
+    st.header("Side by side", anchor="side-by-side")
     show.table(variants.side_by_side(columns))
     st.caption("In brackets: the change against the baseline, the first column.")
     picture.draw(charts_money.bills(columns), "compare-bills", charts_money.bills_words(columns))
@@ -120,7 +120,7 @@ def _changed(view: View, baseline: View) -> None:
     rows: tuple[Row, ...] = tuple(
         {"path": path, "was": was, "now": now} for path, was, now in state.changes(view, baseline)
     )
-    st.subheader("What was changed", anchor="changes")
+    st.header("What was changed", anchor="changes")
     if rows:
         show.table(Table("Changes", CHANGES, rows), height=420)
     if view.hardware != baseline.hardware:
@@ -132,13 +132,13 @@ def _why(view: View, baseline: View) -> None:
     """Draw every device before and now, and what moved the bill of one."""
     plan = cached.plan(view)
     found = comparison.compare(json_report.to_dict(cached.plan(baseline)), json_report.to_dict(plan))
-    st.subheader("Every device, before and now", anchor="devices")
+    st.header("Every device, before and now", anchor="devices")
     show.table(comparison.totals_table(found))
     shown = view.option or (plan.best.hardware if plan.best else "")
     option: OptionChange | None = next((item for item in found.options if item.hardware == shown), None)
     if option is None or not option.lines:
         return
-    st.subheader(show.escaped(f"What moved the bill of {option.name}"), anchor="lines")
+    st.header(show.escaped(f"What moved the bill of {option.name}"), anchor="lines")
     show.table(comparison.groups_table(option))
     lines = comparison.lines_table(option)
     if lines.rows:

@@ -13,6 +13,7 @@ from capacity.report import figures
 from capacity.report.cells import Cell, Column, Missing, Number, Row, Table, finite
 from capacity.report.sentence import replicas_text
 from capacity.report.training import parts_table, training_table
+from capacity.report.unit_costs import unit_table, use_table
 from capacity.timing.band import Estimate
 
 UNKNOWN_MEMORY = "the profile states no memory"
@@ -338,6 +339,8 @@ def detail_tables(option: Option) -> tuple[Table, ...]:
     tables = (
         violation_table,
         cost_table,
+        unit_table,
+        use_table,
         stage_table,
         batch_table,
         pool_table,

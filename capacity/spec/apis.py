@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from capacity.spec.prices import first_day
-from capacity.spec.quantity import Id, Spec, Usd
+from capacity.spec.prices import Dated
+from capacity.spec.quantity import Id, Usd
 
 Sold = Literal["text-embedding", "rerank", "llm-input", "llm-cached-input", "llm-output"]
 Unit = Literal["1M tokens", "1k searches"]
@@ -20,7 +19,7 @@ DOCUMENT_TOKENS = 510
 each piece counts as a document of the search is assumed."""
 
 
-class ApiPrice(Spec):
+class ApiPrice(Dated):
     """One row of a table of hosted API prices (CSV columns have these names)."""
 
     provider: Annotated[str, Field(min_length=1, max_length=80)]
@@ -32,23 +31,8 @@ class ApiPrice(Spec):
     unit: Unit = "1M tokens"
     usd: Annotated[Usd, Field(gt=0)]
     """Price of one unit [USD]."""
-    date: Annotated[str, Field(pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")]
-    """Day the price was valid; year or month when that is all the source says."""
-    source: Annotated[str, Field(min_length=1)]
     quality: Literal["published", "secondary", "assumed"]
     """published = the seller's own page; secondary = somebody who read it; assumed = a stand-in of yours."""
-    note: str = ""
-
-    @field_validator("date")
-    @classmethod
-    def _is_a_day(cls, text: str) -> str:
-        first_day(text)
-        return text
-
-    @property
-    def day(self) -> datetime.date:
-        """The earliest day the price may stem from."""
-        return first_day(self.date)
 
     @model_validator(mode="after")
     def _sold_so(self) -> ApiPrice:

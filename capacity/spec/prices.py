@@ -48,19 +48,12 @@ def first_day(text: str) -> datetime.date:
         raise ValueError("there is no such day") from None
 
 
-class Offer(Spec):
-    """What every row of a price table says."""
+class Dated(Spec):
+    """What every price says of its origin."""
 
-    hardware: Id
-    provider: str
-    """Who sells it."""
-    sku: str
-    """Instance type or catalogue number the price is for."""
     date: Annotated[str, Field(pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")]
     """Day the price was valid; year or month when that is all the source says."""
-    source: str
-    quality: Quality
-    """published = provider's own list; secondary = third-party catalogue; marketplace = peer-to-peer offer."""
+    source: Annotated[str, Field(min_length=1)]
     note: str = ""
 
     @field_validator("date")
@@ -68,6 +61,23 @@ class Offer(Spec):
     def _is_a_day(cls, text: str) -> str:
         first_day(text)
         return text
+
+    @property
+    def day(self) -> datetime.date:
+        """The earliest day the price may stem from."""
+        return first_day(self.date)
+
+
+class Offer(Dated):
+    """What every row of a price table says."""
+
+    hardware: Id
+    provider: str
+    """Who sells it."""
+    sku: str
+    """Instance type or catalogue number the price is for."""
+    quality: Quality
+    """published = provider's own list; secondary = third-party catalogue; marketplace = peer-to-peer offer."""
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import streamlit as st
 gc.set_threshold(50_000)  # before the imports: the usual 700 walks all modules and calibrations again and again
 
 from capacity import pages  # noqa: E402
-from capacity.pages import session, show, sidebar  # noqa: E402
+from capacity.pages import door, session, show, sidebar  # noqa: E402
 
 FOLDER = Path(pages.__file__).parent
 PAGES = {
@@ -25,6 +25,8 @@ pages_shown = [
     st.Page(FOLDER / f"{name}.py", title=title, url_path=name, default=name == "plan") for name, title in PAGES.items()
 ]
 page = st.navigation(pages_shown, position="hidden")  # the sidebar draws links that carry the view
+if not door.opened():
+    st.stop()
 with session.errors_shown():
     sidebar.show(session.current(), pages_shown, page)
 show.unseen("h1", page.title)

@@ -163,8 +163,10 @@ def loads(outlook: Outlook, reach: float = 0.0) -> tuple[float, ...]:
     ends = np.array([-reach, 0.0, reach])
     growth = factor(outlook.traffic_spread, ends) if reach else np.ones(1)
     carried = factor(outlook.utilization_spread, ends) if reach else np.ones(1)
+    known = factor(outlook.load_spread, ends) if reach else np.ones(1)
     path = [courses.load(outlook, month, growth) for month in range(outlook.months)]
-    low, high = float(np.min(path) / max(carried.max(), 1)), float(np.max(path) / min(carried.min(), 1))
+    low = float(np.min(path) * min(known.min(), 1) / max(carried.max(), 1))
+    high = float(np.max(path) * max(known.max(), 1) / min(carried.min(), 1))
     return forecast.levels(low, high, RISK_LEVELS if reach else FORECAST_LEVELS)
 
 

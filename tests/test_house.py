@@ -38,6 +38,8 @@ EDGE = {
     "charts_serving",
     "charts_jobs",
     "charts_money",
+    "charts_search",
+    "wishes",
     "history",
 }
 ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
@@ -51,7 +53,7 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "planner": UP_TO_MONEY | {"catalogue", "references"},
     "simulation": UP_TO_MONEY | {"catalogue", "references", "planner"},
     "rollout": UP_TO_MONEY | {"catalogue", "references", "planner", "rollout"},
-    "outlook": UP_TO_MONEY | {"catalogue", "references", "planner"},
+    "outlook": UP_TO_MONEY | {"catalogue", "references", "planner", "wishes"},
     "hosting": UP_TO_MONEY | {"catalogue", "references", "planner"},
     "levers": UP_TO_MONEY | {"catalogue", "references", "planner", "levers"},
     "search": UP_TO_MONEY | {"catalogue", "references", "planner", "levers", "search"},
@@ -60,6 +62,8 @@ ALLOWED = {part: {*CHAIN[: index + 1]} for index, part in enumerate(CHAIN)} | {
     "charts_serving": {"charts", "units", "spec", "fleet", "report"},
     "charts_jobs": {"charts", "units", "plan", "fleet"},
     "charts_money": {"charts", "units", "money", "report"},
+    "charts_search": {"charts", "units", "fleet", "report"},
+    "wishes": {"errors", "documents", "spec"},
     "commands": EDGE | {"commands"},
     "pages": EDGE | {"pages"},
     "cli": {"errors", "units", "commands", "cli"},
@@ -94,6 +98,7 @@ OUTSIDE = {
         "capacity/charts_serving.py",
         "capacity/charts_jobs.py",
         "capacity/charts_money.py",
+        "capacity/charts_search.py",
     ),
     "numba": (
         "capacity/timing/compiled.py",

@@ -67,6 +67,13 @@ def test_a_price_of_many_offers_is_drawn_between_them():
     assert [month.p10, month.p50, month.p90] == pytest.approx(wanted, rel=0.02)
 
 
+def test_traffic_that_is_not_known_today_is_so_in_every_month():
+    got = found(course(**CALM | {"load_spread": {"low": 0.8, "high": 1.5}}))
+    for month in (got.months[0], got.months[-1]):
+        assert [month.p10, month.p50, month.p90] == pytest.approx([1560 * q for q in (0.8, 1, 1.5)], rel=0.02)
+    assert got.short == (got.any_short,) * 12
+
+
 def test_devices_ordered_for_the_expected_load_are_too_few_as_often_as_growth_is_beyond_their_headroom():
     # month 12 carries 1.02^(11 z ÷ Z10) × today's load; devices for 1.1 × today's are there
     path = replace(course(**CALM | {"traffic_spread": {"low": 1 / 1.02, "high": 1.02}}), headroom=0.1)
@@ -101,9 +108,7 @@ def test_a_term_s_price_is_fixed_when_it_is_signed():
 
 def test_devices_that_carry_half_need_the_fleet_of_twice_the_load():
     path = course(**CALM)
-    half = courses.Shocks(
-        growth=np.ones(1), price=np.ones(1), today=np.zeros(1), error=np.zeros(1), utilization=np.full(1, 0.5)
-    )
+    half = replace(courses.NEUTRAL, utilization=np.full(1, 0.5))
     month = courses.charged(path, 0, half)
     assert month.needed_hours[0] == 1460
     assert month.used_hours[0] == 365  # the work is the same
@@ -142,7 +147,7 @@ def test_a_spread_rises_with_its_draw(shape, low, high):
 
 
 @given(
-    shape=SHAPES, name=st.sampled_from(("traffic_spread", "price_spread", "utilization_spread")),
+    shape=SHAPES, name=st.sampled_from(("load_spread", "traffic_spread", "price_spread", "utilization_spread")),
     inner=st.floats(0.0, 0.1), more=st.floats(0.0, 0.1),
 )  # fmt: skip
 def test_a_wider_input_never_narrows_the_band(shape, name, inner, more):
@@ -181,7 +186,7 @@ def test_the_tornado_holds_the_others_at_their_medians():
     assert first.name == INPUTS["price"]
     assert first.at_p90 == pytest.approx(12 * 100 + 1460 * sum(2 ** (m / 12) for m in range(12)))
     assert first.at_p10 == pytest.approx(12 * 100 + 1460 * sum(2 ** (-m / 12) for m in range(12)))
-    assert [swing.width for swing in rest] == [0.0] * 4
+    assert [swing.width for swing in rest] == [0.0] * 5
 
 
 def test_a_slower_model_is_dearer():

@@ -253,6 +253,8 @@ class Shocks:
 
     Attributes
     ----------
+    load
+        Factor of the traffic in all months.
     growth
         Factor of (1 + growth of the traffic) in every month.
     price
@@ -265,6 +267,7 @@ class Shocks:
         Work that a device carries ÷ what the plan lets it carry.
     """
 
+    load: Array
     growth: Array
     price: Array
     today: Array
@@ -274,7 +277,8 @@ class Shocks:
 
 NOTHING = 1e-9
 """A difference that is none [1]."""
-NEUTRAL = Shocks(growth=np.ones(1), price=np.ones(1), today=np.zeros(1), error=np.zeros(1), utilization=np.ones(1))
+_ONE, _ZERO = np.ones(1), np.zeros(1)
+NEUTRAL = Shocks(load=_ONE, growth=_ONE, price=_ONE, today=_ZERO, error=_ZERO, utilization=_ONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +329,7 @@ def charged(course: Course, month: int, shocks: Shocks) -> Charged:
     lines that are no devices follow the load alone.
     """
     outlook, curve = course.outlook, course.curve(month)
-    loads = load(outlook, month, shocks.growth)
+    loads = load(outlook, month, shocks.growth) * shocks.load
     expected = load(outlook, month, np.ones(1))
     down, up = (float(np.log(curve.at(expected, ratio)[0])) / Z10 for ratio in (curve.fast, curve.slow))
     error = np.exp(np.where(shocks.error < 0, -down, up) * shocks.error)
@@ -353,7 +357,8 @@ def _short(course: Course, month: int, shocks: Shocks) -> NDArray[np.bool_]:
     """
     curve, expected = course.curve(month), load(course.outlook, month, np.ones(1))
     there, slow, missed = (float(curve.at(expected, of)[0]) for of in (curve.hours, curve.slow, curve.missed))
-    carried = load(course.outlook, month, shocks.growth) / shocks.utilization / (1 + course.headroom)
+    comes = load(course.outlook, month, shocks.growth) * shocks.load
+    carried = comes / shocks.utilization / (1 + course.headroom)
     needed = curve.at(carried, curve.hours) * np.exp(np.log(slow) / Z10 * shocks.error)
     return np.asarray((needed > there * (1 + NOTHING)) | ((shocks.error >= Z10) & (missed > 0)))
 

@@ -20,8 +20,8 @@ from capacity.money.lines import Z10
 from capacity.spec.outlook import Spread
 
 INPUTS = {
-    "growth": "traffic growth", "price": "device prices to come", "today": "device prices of today",
-    "error": "step times", "utilization": "utilization",
+    "load": "traffic of today", "growth": "traffic growth", "price": "device prices to come",
+    "today": "device prices of today", "error": "step times", "utilization": "utilization",
 }  # fmt: skip
 """What is drawn, as `Shocks` and people call it."""
 
@@ -177,7 +177,7 @@ def shocks(course: Course, count: int, seed: int) -> Shocks:
 def _shocks(course: Course, standard: dict[str, Array]) -> Shocks:
     outlook = course.outlook
     return Shocks(
-        growth=factor(outlook.traffic_spread, standard["growth"]),
+        load=factor(outlook.load_spread, standard["load"]), growth=factor(outlook.traffic_spread, standard["growth"]),
         price=factor(outlook.price_spread, standard["price"]), today=standard["today"], error=standard["error"],
         utilization=factor(outlook.utilization_spread, standard["utilization"]),
     )  # fmt: skip

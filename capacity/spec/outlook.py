@@ -88,6 +88,8 @@ class Outlook(Spec):
     refresh: Refresh | None = None
     budget: UsdPerMonth | None = None
     """USD a month; none: no probability of exceeding it."""
+    load_spread: Spread = Spread(low=1, high=1)
+    """Of the traffic in all months (assumed: today's is known)."""
     traffic_spread: Spread = Spread(low=0.99, high=1.01)
     """Of (1 + growth of the traffic) in every month (assumed: 1 % a month either way)."""
     price_spread: Spread = Spread(low=0.8, high=1.2)

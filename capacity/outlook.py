@@ -79,8 +79,9 @@ class Bench:
         if term != there.pricing.term:
             there = there.model_copy(update={"pricing": owned(there.pricing)})
         option = self._option(there, hardware, (load, month))
+        found = Level.of(option, load, there.traffic.mean_to_peak)
         self.missing |= set(option.cost.missing if option.cost else ())
-        return Level.of(option, load, there.traffic.mean_to_peak)
+        return found
 
     def _option(self, there: Scenario, hardware: str, at_once: tuple[float, int]) -> Option:
         """Return what is planned; bought or rented devices serve alike, only those on spot have stand-ins."""

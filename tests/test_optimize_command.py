@@ -28,7 +28,7 @@ def optimized(*words: str):
 def test_it_says_the_best_and_why_not_the_cheaper_one():
     result = optimized()
     assert result.exit_code == 0
-    assert "the cheapest is 7 × l4" in result.stdout
+    assert "the cheapest is 7 × L4" in result.stdout
     assert "Why not the cheaper one" in result.stdout
     assert "capacity simulate cross-encoder-rerank --hardware l4" in result.stdout
 

@@ -170,11 +170,11 @@ def test_a_search_that_is_left_keeps_nothing():
 
 def test_the_front_is_drawn_and_told_in_words():
     answer = found("terms=[on-demand, spot]")
-    figure = charts_search.front(answer, {"l4": "L4"})
+    figure = charts_search.front(answer)
     assert sum(len(trace.x) for trace in figure.data) == len(answer.front)
-    assert {trace.name for trace in figure.data} <= {"L4", "t4"}
+    assert {trace.name for trace in figure.data} <= {"L4", "T4"}
     assert len({trace.marker.symbol for trace in figure.data}) == len(figure.data)
-    assert f"{len(answer.front)} plans" in charts_search.front_words(answer, {})
+    assert f"{len(answer.front)} plans" in charts_search.front_words(answer)
     assert "[ms]" in figure.layout.xaxis.title.text
 
 

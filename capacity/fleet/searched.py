@@ -25,6 +25,8 @@ class Variant:
     """
 
     hardware: str
+    name: str
+    """What the device is called."""
     engine: str
     dtype: str
     levers: tuple[str, ...]

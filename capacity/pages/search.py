@@ -48,7 +48,7 @@ def page() -> None:
         _numbers(found.best)
         show.doubts(list(_caveats(found.best)), "What to know before trusting it")
         _take(found)
-    _compared(view, found)
+    _compared(found)
     _refused(found)
     _take_away(view, found)
 
@@ -142,7 +142,7 @@ def _numbers(best: Candidate) -> None:
 
 
 def _caveats(best: Candidate) -> Sequence[str]:
-    flags = [f"price of {best.variant.hardware}, {best.buying.told}: {flag}" for flag in best.buying.flags]
+    flags = [f"price of {best.variant.name}, {best.buying.told}: {flag}" for flag in best.buying.flags]
     return ["latencies are those of the closed form; the page Serving plays a plan request by request", *flags]
 
 
@@ -161,8 +161,7 @@ def _take(found: Found) -> None:
 
 
 def _called(item: Candidate) -> str:
-    hardware = cached.profiles()[item.variant.hardware].name if item.variant.hardware in cached.profiles() else ""
-    return f"{hardware or item.variant.hardware}, {report.choice(item)}, {item.buying.told}: {usd(item.usd)}"
+    return f"{item.variant.name}, {report.choice(item)}, {item.buying.told}: {usd(item.usd)}"
 
 
 def taken(view: View, item: Candidate) -> View:
@@ -174,10 +173,9 @@ def taken(view: View, item: Candidate) -> View:
     return changed
 
 
-def _compared(view: View, found: Found) -> None:
+def _compared(found: Found) -> None:
     if found.front:
-        names = {name: profile.name for name, profile in cached.compared(view).items()}
-        picture.draw(charts_search.front(found, names), "search-front", charts_search.front_words(found, names))
+        picture.draw(charts_search.front(found), "search-front", charts_search.front_words(found))
     if found.ranked:
         st.header("Cheapest of each", anchor="ranked")
         show.table(report.ranked_table(found), keep=RANKED, best=True)

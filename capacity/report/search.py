@@ -62,7 +62,7 @@ def pieces(found: Found) -> Iterator[Piece]:
         yield Piece(_nearest(found))
         return
     yield Piece(f"Of {size}, the cheapest is ")
-    yield Piece(f"{best.devices} × {best.variant.hardware}", strong=True)
+    yield Piece(f"{best.devices} × {best.variant.name}", strong=True)
     yield Piece(f" ({choice(best)}; {fleet(best)}), bought {best.buying.told}: ")
     yield Piece(f"{usd(best.usd)} a month", strong=True)
     yield Piece(f", {found.scenario.objective.percentile} {text(best.latency_s, 'seconds')}")
@@ -70,7 +70,7 @@ def pieces(found: Found) -> Iterator[Piece]:
         yield Piece(", held when simulated")
     second = next((item for item in found.ranked if item is not best and item.usd >= best.usd), None)
     if second is not None:
-        yield Piece(f"; next {second.variant.hardware} ({choice(second)}, {second.buying.told}) {_more(second, best)}")
+        yield Piece(f"; next {second.variant.name} ({choice(second)}, {second.buying.told}) {_more(second, best)}")
     yield Piece(".")
 
 
@@ -78,7 +78,7 @@ def _nearest(found: Found) -> str:
     if not found.near:
         return f": {found.refused[0].what}: {found.refused[0].reason}." if found.refused else "."
     near = min(found.near, key=lambda item: item.gap)
-    return f"; nearest is {near.candidate.variant.hardware} ({choice(near.candidate)}): {_missed(near)}."
+    return f"; nearest is {near.candidate.variant.name} ({choice(near.candidate)}): {_missed(near)}."
 
 
 def _missed(near: Near) -> str:
@@ -171,7 +171,7 @@ def _row(item: Candidate, found: Found) -> Row:
 def _common(item: Candidate, found: Found) -> dict[str, Cell]:
     best = found.best
     return {
-        "hardware": item.variant.hardware, "choice": choice(item), "buying": item.buying.told, "fleet": fleet(item),
+        "hardware": item.variant.name, "choice": choice(item), "buying": item.buying.told, "fleet": fleet(item),
         "usd_per_month": item.usd,
         "against_best_fraction": Missing("no best") if best is None else item.usd / best.usd - 1,
     }  # fmt: skip
@@ -212,7 +212,8 @@ def _json(found: Found) -> Json:
 
 def _of(item: Candidate) -> Mapping[str, Any]:
     return {
-        "hardware": item.variant.hardware, "engine": item.variant.engine, "dtype": item.variant.dtype or None,
+        "hardware": item.variant.hardware, "name": item.variant.name, "engine": item.variant.engine,
+        "dtype": item.variant.dtype or None,
         "levers": list(item.variant.levers), "changes": item.variant.changes, "term": item.buying.term,
         "region": item.buying.region or None, "usd_per_device_hour": item.buying.usd_per_hour,
         "price_flags": list(item.buying.flags), "devices": item.devices,

@@ -60,7 +60,7 @@ def simulated(answer: Found, given: Inputs, count: int, told: Callable[[str], No
 
     played = []
     for item in answer.ranked[:count]:
-        told(f"{item.variant.hardware}, {item.variant.told}")
+        told(f"{item.variant.name}, {item.variant.told}")
         question = Question(band=False, size=False)
         made = replace(given, models=item.variant.models)
         (serving,) = simulation.simulated(item.scenario, made, question, (item.variant.hardware,))
@@ -142,7 +142,7 @@ def _coarse(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _refusals(results: Sequence[Tried]) -> Iterator[Refused]:
     for item in results:
-        what = f"{item.variant.hardware}, {item.variant.told}"
+        what = f"{item.variant.name}, {item.variant.told}"
         if item.refused:
             yield Refused(what=what, reason=item.refused)
         for miss in item.violations:

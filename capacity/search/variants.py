@@ -46,8 +46,8 @@ def variants(
         known = listed(changes, document.data)
         found += [
             Variant(
-                hardware=name, engine=changed.engine, dtype=dtype, levers=pulled, scenario=changed, models=models,
-                changes=known,
+                hardware=name, name=planner.profile(name, given).name, engine=changed.engine, dtype=dtype,
+                levers=pulled, scenario=changed, models=models, changes=known,
             )
             for name in hardware
         ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
@@ -26,6 +26,7 @@ from capacity.money import risk
 from capacity.money.forecast import Forecast
 from capacity.money.risk import Prospects
 from capacity.pages import state
+from capacity.pages.answers import Answers
 from capacity.pages.state import View
 from capacity.plan import Plan
 from capacity.report import csv_report, focus, html, json_report, markdown, residuals
@@ -48,6 +49,7 @@ MOST_ROWS, MOST_COLUMNS = 1_000_000, 500
 """Of an uploaded table: larger ones belong to `capacity validate`, whoever uploads them."""
 RECORDED = 1000
 """Requests recorded one by one: enough to tell when a mean request enters each stage."""
+_LEVERED: Answers[Levered] = Answers(most=30)
 KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
 
 
@@ -292,19 +294,25 @@ def _curve(view: View, hardware: str, at: Stamp, today: date) -> tuple[Point, ..
     return simulation.curve(found, planner.inputs(found, today=today), option, int(view.seed or 0))
 
 
-def levered(view: View, hardware: str, *, exact: bool) -> Levered:
-    """Return every lever of a view on one device, alone and together."""
-    return _levered(replace(view.question, option="", hardware=()), hardware, exact, stamp(), date.today())
+def levered(view: View, hardware: str, *, exact: bool, told: Callable[[str], None] = lambda _: None) -> Levered:
+    """Return every lever of a view on one device, alone and together.
+
+    Parameters
+    ----------
+    told
+        Hears what is being planned.
+    """
+    asked, today = replace(view.question, option="", hardware=()), date.today()
+    return _LEVERED.get((asked, hardware, exact, stamp(), today), lambda: _levered(asked, hardware, exact, today, told))
 
 
-@st.cache_resource(max_entries=30, show_spinner=False)
-def _levered(view: View, hardware: str, exact: bool, at: Stamp, today: date) -> Levered:
+def _levered(view: View, hardware: str, exact: bool, today: date, told: Callable[[str], None]) -> Levered:
     from capacity import levers  # noqa: PLC0415  (other pages need none)
 
-    document, found = state.document(view), _scenario(view, at)
+    document, found = state.document(view), scenario(view)
     given = planner.inputs(found, today=today, document=document)
     chosen = [item for item in levers.LEVERS.values() if item.exact or not exact]
-    return levers.ranked(document, given, planner.profile(hardware, given), chosen)
+    return levers.ranked(document, given, planner.profile(hardware, given), chosen, told)
 
 
 def ahead(view: View, hardware: str) -> Forecast:

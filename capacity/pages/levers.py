@@ -31,8 +31,7 @@ def page() -> None:
         "Only levers that change no answer", key="levers-exact",
         on_change=session.bound("levers-exact", bool(view.exact), _exact),
     )  # fmt: skip
-    with st.spinner("Planning every lever alone, then together …"):
-        found = cached.levered(view, option.hardware, exact=bool(view.exact))
+    found = _found(view, option.hardware)
     drawn = "".join(f"<strong>{escape(p.text)}</strong>" if p.strong else escape(p.text) for p in report.pieces(found))
     st.html(f'<div class="cap-answer{" missed" if found.best.missed else ""}">{drawn}</div>')
     if found.steps:
@@ -43,6 +42,17 @@ def page() -> None:
     if refused.rows:
         with st.expander(f"{len(refused.rows)} levers do not apply here"):
             show.table(refused)
+
+
+def _found(view: View, hardware: str) -> Levered:
+    """Return the levers of the view, with a line that says what is being planned; another click leaves it."""
+    place = st.empty()
+    with place.status("Planning every lever alone, then together …") as status:
+        found = cached.levered(
+            view, hardware, exact=bool(view.exact), told=lambda said: status.update(label=f"Planning {said} …")
+        )
+    place.empty()
+    return found
 
 
 def _exact(view: View, on: bool) -> View:

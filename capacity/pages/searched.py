@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import date
-from threading import Lock
 
 from capacity import planner, search
 from capacity.errors import InputError
 from capacity.fleet.searched import Found
 from capacity.pages import cached, state
+from capacity.pages.answers import Answers
 from capacity.pages.state import View
 from capacity.spec.space import Space
 
 MOST_VARIANTS, MOST_REPLICAS = 120, 512
 """Of one search: larger ones belong to the command line, they would keep everybody waiting."""
-MOST_KEPT = 20
-_Key = tuple[View, tuple[str, ...], cached.Stamp, date]
-_kept: OrderedDict[_Key, Found] = OrderedDict()
-_lock = Lock()
+_kept = Answers[Found](most=20)
 
 
 def found(view: View, told: Callable[[int, int], None]) -> Found:
@@ -36,17 +32,8 @@ def found(view: View, told: Callable[[int, int], None]) -> Found:
     InputError
         For unknown hardware or levers, and for a search that is too large for a page.
     """
-    key: _Key = (view.question, view.choose, cached.stamp(), date.today())
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    made = _searched(view, key[-1], told)
-    with _lock:
-        _kept[key] = made
-        while len(_kept) > MOST_KEPT:
-            _kept.popitem(last=False)
-    return made
+    today = date.today()
+    return _kept.get((view.question, view.choose, cached.stamp(), today), lambda: _searched(view, today, told))
 
 
 def _searched(view: View, today: date, told: Callable[[int, int], None]) -> Found:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("plan", "compare", "serving", "training", "levers", "budget", "hardware", "scenario", "accuracy", "method")
 RATE = "slide:traffic.peak_rate"
 DOWNLOADS = {
-    f"download:{kind}" for kind in ("html", "markdown", "csv", "json", "xlsx", "focus", "yaml")
+    f"download:{kind}" for kind in ("html", "markdown", "csv", "json", "xlsx", "parquet", "focus", "yaml")
 }  # fmt: skip
 
 

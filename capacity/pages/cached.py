@@ -167,12 +167,16 @@ def scenario_yaml(view: View) -> str:
 
 
 def report(view: View, kind: str) -> str | bytes:
-    """Return the report of a view as html, markdown, csv, json, focus or xlsx."""
+    """Return the report of a view as html, markdown, csv, json, focus, parquet or xlsx."""
     answer = plan(view)
     if kind == "xlsx":
         from capacity.report import xlsx  # noqa: PLC0415  (only a download needs the writer of workbooks)
 
         return xlsx.render(answer, scenario(view))
+    if kind == "parquet":
+        from capacity.report import parquet  # noqa: PLC0415  (only a download needs Arrow)
+
+        return parquet.render(answer)
     forms = {
         "html": html.render, "markdown": markdown.render, "csv": csv_report.options, "json": json_report.dumps,
         "focus": focus.render,

@@ -21,6 +21,7 @@ FORMATS = {
     "csv": ("CSV options", "text/csv", "csv"),
     "json": ("JSON plan", "application/json", "json"),
     "xlsx": ("Workbook", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "xlsx"),
+    "parquet": ("Parquet", "application/vnd.apache.parquet", "parquet"),
     "focus": ("FOCUS rows", "text/csv", "focus.csv"),
 }
 

@@ -13,7 +13,8 @@ from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem
 from capacity.money import course as courses
 from capacity.money import forecast, purchase
-from capacity.money.course import Course, Curve, Level, Price, Stay
+from capacity.money.course import Course, Price, Stay
+from capacity.money.curve import Curve, Level
 from capacity.money.forecast import Ahead, Forecast
 from capacity.money.risk import factor
 from capacity.plan import Option

@@ -17,7 +17,8 @@ from capacity import catalogue, outlook, planner
 from capacity.errors import CapacityError, InputError
 from capacity.money import course as courses
 from capacity.money import forecast
-from capacity.money.course import Course, Curve, Level, Price, Stay
+from capacity.money.course import Course, Price, Stay
+from capacity.money.curve import Curve, Level
 from capacity.money.purchase import capital_month
 from capacity.report import forecast as report
 from capacity.spec.buying import Ownership

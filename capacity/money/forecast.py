@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from capacity.money import purchase
-from capacity.money.course import NEUTRAL, Course, Curve, Level, Term, charged, load
+from capacity.money.course import NEUTRAL, Course, Term, charged, load
+from capacity.money.curve import Curve, Level
 from capacity.money.purchase import capital_month
 from capacity.spec.outlook import MONTHS_OF_A_YEAR, Outlook
 

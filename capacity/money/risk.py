@@ -14,7 +14,8 @@ from typing import Self
 
 import numpy as np
 
-from capacity.money.course import Array, Course, Shocks, charged
+from capacity.money.course import Course, Shocks, charged
+from capacity.money.curve import Array
 from capacity.money.forecast import Ahead, Forecast
 from capacity.money.lines import Z10
 from capacity.spec.outlook import Spread

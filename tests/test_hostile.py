@@ -163,6 +163,22 @@ def test_a_scenario_with_one_hostile_part_is_refused(old, new, said):
     assert "root:" not in refused
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (
+            "serving.stages.retrieve.effort=null", "serving.stages.retrieve.recall=0.9",
+            "serving.stages.retrieve.points=/etc/passwd",
+        ),
+        ("serving.stages.write-copy.speculation={model: /etc/passwd, tokens: 2, acceptance: 0.5}",),
+        ("training.fine-tune-encoder.teacher=/etc/passwd",),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_link_opens_no_file(settings):
+    refused = refusal(state.scenario, View(scenario="cascade", settings=settings))
+    assert refused == f"/etc/passwd: a link or an upload {FILE}"
+
+
 @pytest.mark.parametrize("scenario", OUTSIDE)
 def test_a_link_opens_no_file(scenario):
     kept, problems = state.checked(View(scenario=scenario), cached.profiles())

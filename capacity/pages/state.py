@@ -139,10 +139,11 @@ def _bounded(found: Scenario) -> None:
 
 
 def _names(found: Scenario) -> Iterable[str]:
+    """Yield every name in a scenario that may be the path of a file: all that `references` and the planner look up."""
     for part in (*found.serving.stages, *found.training, *found.batch):
-        name = getattr(part, "model", None)
-        if name:
-            yield str(name)
+        named = (getattr(part, key, None) for key in ("model", "points", "teacher"))
+        drafts = getattr(getattr(part, "speculation", None), "model", None)
+        yield from (str(name) for name in (*named, drafts) if name)
     if found.traffic.trace is not None:
         yield f"./{found.traffic.trace}"  # a name without a folder is a file too
     yield found.pricing.rates

@@ -17,6 +17,7 @@ from capacity.fleet.sizing import Demand, fleet
 from capacity.money import ownership, spot
 from capacity.money.purchase import hourly
 from capacity.phases.context import Context
+from capacity.report import search as report
 from capacity.search.engines import run
 from capacity.search.pareto import front
 from capacity.search.place import Place
@@ -122,6 +123,29 @@ def test_a_candidate_has_the_total_of_a_plan():
         assert found[hardware].usd <= usd + 0.005
         assert found[hardware].option.cost.usd == pytest.approx(found[hardware].usd, abs=0.005)
     assert {item.variant.hardware for item in answer.ranked} == set(totals)
+
+
+@pytest.mark.parametrize(("name", "changes", "term"), [
+    ("cascade", (), "on-demand"),  # its LLM takes two devices a replica where one would hold it
+    (BASE, ("pricing.term=purchase",), "spot"),  # rented devices pay for no energy
+    (BASE, ("pricing.energy=included",), "purchase"),  # bought ones do, whatever the file says
+])  # fmt: skip
+def test_the_settings_of_a_candidate_plan_it_again(name, changes, term):
+    answer, _ = answered(Space(terms=(term,), most_replicas=64), *changes, hardware=("l4",), name=name)
+    best = answer.best
+    _, scenario, given_ = asked(*changes, *report.settings(best), name=name)
+    (option,) = planner.plan(scenario, given_, ("l4",)).options
+    assert option.devices == best.devices
+    assert option.cost.usd == pytest.approx(best.usd, rel=1e-3)  # a plan may take smaller batches of as many devices
+    (again,) = planner.plan(best.scenario, given_, ("l4",)).options
+    assert again.cost.usd == pytest.approx(option.cost.usd, abs=0.005)
+
+
+def test_candidates_whose_jobs_run_on_idle_devices_are_ranked_by_what_they_cost():
+    space = Space(terms=("purchase", "spot"), most_replicas=64)
+    answer, _ = answered(space, "jobs_on_idle_serving=true", hardware=("l4", "t4"), name="bert-id-ranker")
+    costs = [item.option.cost.usd for item in answer.ranked]
+    assert costs == sorted(costs) == [item.usd for item in answer.ranked]
 
 
 def test_several_pools_are_never_dearer_than_planned():

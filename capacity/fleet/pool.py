@@ -244,7 +244,7 @@ def _degrees(stages: Sequence[Stage], spec: PoolSpec) -> tuple[int, ...]:
     asked: list[Literal["auto", 1, 2, 4, 8]] = [
         stage.tensor_parallel for stage in stages if isinstance(stage, GenerateStage)
     ]
-    given = [degree for degree in asked if degree != "auto"]
+    given = [degree for degree in (*asked, spec.tensor_parallel) if degree != "auto"]
     if given:
         return (int(given[0]),)
     return DEGREES if spec.slices == 1 else (1,)

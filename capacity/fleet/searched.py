@@ -11,6 +11,8 @@ from capacity.spec.model import Model
 from capacity.spec.scenario import Scenario
 from capacity.spec.space import Space
 
+OWNED = "purchase"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
@@ -63,9 +65,10 @@ class Buying:
         return f"{self.term} in {self.region}" if self.region else self.term
 
     def of(self, scenario: Scenario) -> Scenario:
-        """Return the scenario bought this way; bought devices pay for their energy."""
+        """Return the scenario bought this way; bought devices pay for their energy, rented ones then no more."""
         changed = {"term": self.term, "region": self.region or None}
-        changed |= {"energy": "separate"} if self.term == "purchase" else {}
+        if OWNED in {self.term, scenario.pricing.term}:
+            changed["energy"] = "separate" if self.term == OWNED else "included"
         return scenario.model_copy(update={"pricing": scenario.pricing.model_copy(update=changed)})
 
 
@@ -116,7 +119,9 @@ class Candidate:
         """The scenario with this fleet and this way of buying: what a plan or a simulation of it starts from."""
         changed = self.variant.scenario
         pools = {
-            name: changed.serving.pool(name).model_copy(update={"replicas": count, "max_batch": self.batches[name]})
+            name: changed.serving.pool(name).model_copy(
+                update={"replicas": count, "max_batch": self.batches[name], "tensor_parallel": self.degrees[name]}
+            )
             for name, count in self.replicas.items()
         }
         serving = changed.serving.model_copy(update={"pools": {**changed.serving.pools, **pools}})

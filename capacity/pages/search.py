@@ -156,7 +156,7 @@ def _take(found: Found) -> None:
     right.button(
         "Take it", key="search-take", width="stretch", on_click=session.change,
         args=(partial(taken, item=items[chosen]),) if chosen else None, disabled=not chosen,
-        help="Its device, changes, replicas, batches and way of buying; how many devices share a product is planned.",
+        help="Its device, changes, replicas, batches, devices that share a product, and way of buying.",
     )  # fmt: skip
 
 

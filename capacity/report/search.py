@@ -108,10 +108,15 @@ def fleet(item: Candidate) -> str:
 def settings(item: Candidate) -> list[str]:
     """Return the variant's changes, the fleet and its way of buying as `path=value` settings of the scenario."""
     found = [*_flat(item.variant.changes), f"pricing.term={item.buying.term}"]
+    energy = item.scenario.pricing.energy
+    if energy != item.variant.scenario.pricing.energy and "energy" in item.variant.scenario.pricing.model_fields_set:
+        found.append(f"pricing.energy={energy}")
     if item.buying.region:
         found.append(f"pricing.region={item.buying.region}")
     for name, count in item.replicas.items():
         found += [f"serving.pools.{name}.replicas={count}", f"serving.pools.{name}.max_batch={item.batches[name]}"]
+        if item.degrees[name] > 1:  # one device is what a plan takes where it can
+            found.append(f"serving.pools.{name}.tensor_parallel={item.degrees[name]}")
     return found
 
 

@@ -36,19 +36,23 @@ def found(
     Parameters
     ----------
     most
-        Candidates that are made into options of a plan, cheapest first.
+        Candidates that are made into options of a plan, cheapest first; all where jobs run on devices that serving
+        leaves idle: only the bill of a plan knows what is then left to rent.
     """
     priced = [item for item in results if item.fleets is not None and item.usd.size]
     allowed = [item.limits(space).kept for item in priced]
     best = (_candidate(item, row, way) for item in priced for row, way in item.cheapest)
-    ranked = sorted(best, key=lambda item: (item.usd, item.latency_s))
+    ranked = sorted(best, key=_rank)
+    idle = [item.variant.scenario.jobs_on_idle_serving for item in ranked]
+    made = (_made(item, given) if at < most or idle[at] else item for at, item in enumerate(ranked))
+    ranked = sorted(made, key=_rank)
     limit = ranked[0].usd if ranked else np.inf
     near = [miss for item in priced if (miss := _near(item, space, limit)) is not None]
     return Found(
         scenario=scenario, space=space, date=given.today.isoformat(),
         configurations=sum(item.configurations for item in priced), variants=len(results),
         feasible=sum(int(kept.sum()) for kept in allowed),
-        ranked=tuple(_made(item, given) if place < most else item for place, item in enumerate(ranked)),
+        ranked=tuple(ranked),
         front=tuple(_front(priced, allowed)), near=tuple(sorted(near, key=lambda item: item.candidate.usd)),
         refused=(*refused, *_refusals(results)),
     )  # fmt: skip
@@ -78,6 +82,10 @@ def _candidate(item: Tried, row: int, way: int) -> Candidate:
         latency_s=float(fleets.latency_s[row]), room=float(fleets.room[row]),
         kwh=None if item.kwh is None else float(item.kwh[row]),
     )  # fmt: skip
+
+
+def _rank(item: Candidate) -> tuple[float, float]:
+    return item.usd, item.latency_s
 
 
 def _made(item: Candidate, given: Inputs) -> Candidate:

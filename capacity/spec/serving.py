@@ -93,6 +93,8 @@ class Pool(Spec):
     """Fixed number, to ask what today's fleet can do; by default the fewest that meet the objective."""
     max_batch: Annotated[Count, Field(le=1_000_000)] | None = None
     max_wait: Duration | None = None
+    tensor_parallel: Literal["auto", 1, 2, 4, 8] = "auto"
+    """Devices that share each product of a replica; auto: the fewest that hold its stages. A stage's own wins."""
     batcher: Literal["replica", "central"] = "replica"
     """Whether each replica gathers its own batches, or one batcher feeds whichever is free."""
     routing: Literal["round-robin", "least-loaded", "prefix-aware"] = "least-loaded"

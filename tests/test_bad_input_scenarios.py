@@ -76,6 +76,10 @@ FAULTS = {
     "an index job without width": (EMBED, "⌖{name: embed, task: index,", "an index job needs a model or a width"),
     "two stages of one name": ("- {name: search,", "⌖- {name: rank,", "names must differ, rank stands more than once"),
     "two jobs of one name": (f"- {EMBED}", f"⌖- {EMBED} every: 7 d}}\n  - {EMBED}", "names must differ, embed stands"),
+    "a training and a batch job of one name": ("name: embed", "name: tune", "⌖shop.yaml:1:1: names must differ, tune"),
+    "devices that cost nothing": (
+        "{term: on-demand}", "{ownership: ⌖{residual: 1, interest: 0}}", "binds no interest costs nothing; lower",
+    ),
     "a pool of host work": (
         "- {name: search, task: retrieve, width: 768}", "⌖- {name: search, task: host, time: 1 ms, pool: cpu}",
         "serving.stages: pool cpu holds host work only; name a pool whose devices compute",

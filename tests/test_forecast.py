@@ -181,6 +181,12 @@ def test_a_cheaper_term_on_a_growing_load_is_never_dearer(share, growth):
     assert sum(bound) <= sum(accrued(course(**said))) * (1 + 1e-12)
 
 
+def test_a_load_that_all_but_vanishes_is_planned_above_0():
+    """0.5^59 is 1.7e-18 of today's traffic: no less than 0.001 % of it rounded away."""
+    least, *_ = forecast.levels(0.5**59, 1.0, 6)
+    assert least == pytest.approx(0.5**59, rel=1e-5)
+
+
 def test_a_curve_goes_through_its_levels_and_on_beyond_them():
     curve = Curve.of([level(load, hours=hours) for load, hours in ((1.0, 10.0), (2.0, 10.0), (3.0, 30.0))])
     loads = np.array([0.0, 1.0, 2.5, 3.0, 4.0])

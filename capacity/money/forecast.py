@@ -132,8 +132,8 @@ def levels(low: float, high: float, count: int) -> tuple[float, ...]:
     >>> levels(1, 1, 3)
     (1.0,)
     """
-    spaced = np.geomspace(low, high, count).round(12).tolist() if high > low else [low]
-    return tuple(sorted({*map(float, spaced), 1.0}))
+    spaced = np.geomspace(low, high, count).tolist() if high > low else [low]
+    return tuple(sorted({*(float(f"{load:.12g}") for load in spaced), 1.0}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from capacity.spec.quantity import (
     Duration,
@@ -19,6 +19,8 @@ from capacity.spec.quantity import (
     UsdPerMonth,
 )
 
+LITTLE = 1e-9
+"""A share that is none [1]."""
 GPU_TCO = "https://v2-pseo-ai.pages.dev/tools/gpu-tco-analysis (undated, 2025 or 2026)"
 SPOT_ADVISOR = "https://www.thundercompute.com/blog/cloud-gpu-spot-instance-availability (AWS data of 2026-02-24)"
 
@@ -43,6 +45,12 @@ class Ownership(Spec):
     """Room for a kW of system power (GPU_TCO: 150 to 250 USD/kW-month); that it leaves out energy is assumed."""
     system_power: Annotated[Factor, Field(ge=1, le=20)] = 1.8
     """Power of host and devices ÷ power of the devices (GPU_TCO: 10.2 kW for eight H100 of 700 W, 1.82)."""
+
+    @model_validator(mode="after")
+    def _worn(self) -> Ownership:
+        if self.residual > 1 - LITTLE and self.interest < LITTLE:
+            raise ValueError("a device that keeps its price and binds no interest costs nothing; lower residual")
+        return self
 
 
 class Spot(Spec):

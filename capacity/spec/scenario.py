@@ -224,6 +224,11 @@ class Scenario(Spec):
     overrides: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Named changes of this scenario, chosen with `--override`."""
 
+    @model_validator(mode="after")
+    def _jobs_by_name(self) -> Scenario:
+        distinct((*self.training, *self.batch))  # a bill and the devices that jobs share know them by it
+        return self
+
     def tokens(self, length: str | int) -> int:
         """Return the tokens that a text length means here."""
         item, query = self.catalogue.item_tokens, self.audience.query_tokens

@@ -201,6 +201,22 @@ def test_the_front_holds_what_no_other_row_beats():
         assert (row in kept) == (not beaten and same == row)
 
 
+def test_what_was_kept_before_a_price_came_is_not_what_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document, scenario, given_ = asked()
+    space = Space(terms=("1-year",), most_replicas=16)
+    variants, _ = search.variants(document, given_, space, ("l4",))
+
+    def best():
+        return search.found(scenario, space, given_, run(variants, space, given_, folder=tmp_path / "kept")).best
+
+    assert best() is None
+    (tmp_path / "prices").mkdir()
+    head = "hardware,provider,sku,devices,region,term,usd_per_device_hour,date,source,quality,note"
+    (tmp_path / "prices" / "mine.csv").write_text(f"{head}\nl4,me,x,1,any,1-year,0.5,2026-11,me,published,\n")
+    assert best().buying.usd_per_hour == 0.5
+
+
 def test_kept_results_are_the_same_and_are_read_back(tmp_path):
     document, scenario, given_ = asked()
     space = Space(most_replicas=16)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capacity import documents
 from capacity.errors import InputError, UnknownNameError
-from capacity.pages import controls, link, state
+from capacity.pages import cached, controls, link, state
 from capacity.pages.state import View
 from capacity.units import parse
 
@@ -174,3 +174,14 @@ def test_every_input_of_the_sidebar_addresses_a_value():
     found = state.scenario(EXAMPLE)
     for path in controls.owned(found):
         assert state.value_at(found, path) is not None
+
+
+@pytest.mark.parametrize("place", ["model_profiles/retrieval/mine.yaml", "convergence/mine.yaml", "mine.yaml"])
+def test_files_that_an_answer_depends_on_are_seen_when_they_change(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPACITY_SCENARIO", "./mine.yaml")
+    file = tmp_path / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = cached._looked_up.__wrapped__("", tmp_path, 0)
+    file.write_text("id: mine\n")
+    assert cached._looked_up.__wrapped__("", tmp_path, 1) != before

@@ -50,7 +50,11 @@ MOST_ROWS, MOST_COLUMNS = 1_000_000, 500
 RECORDED = 1000
 """Requests recorded one by one: enough to tell when a mean request enters each stage."""
 _LEVERED: Answers[Levered] = Answers(most=30)
-KINDS = (*documents.KINDS, "scenarios/domains", catalogue.SHIPPED, "calibrations")
+KINDS = (
+    *documents.KINDS, "scenarios/domains", "model_profiles/retrieval", "convergence", "levers", catalogue.SHIPPED,
+    "calibrations",
+)  # fmt: skip
+"""Folders whose documents an answer depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,9 @@ def stamp() -> Stamp:
 @lru_cache(maxsize=1)
 def _looked_up(roots: str, here: Path, second: int) -> Stamp:
     folders = [folder for kind in KINDS for folder in documents.folders(kind)]
-    changed = [path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.*")]
+    own = Path(state.default().scenario)  # the file that the operator opens first
+    files = [*(path for folder in folders for path in folder.glob("*.*")), *([own] if own.is_file() else [])]
+    changed = [path.stat().st_mtime_ns for path in files]
     return len(changed), max(changed, default=0)
 
 

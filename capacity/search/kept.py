@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from capacity import planner
 from capacity.errors import InputError, Problem
 from capacity.fleet.grid import Fleets
 from capacity.fleet.searched import Buying, Variant
+from capacity.money import price_tables
 from capacity.plan import Violation
 from capacity.planner import Inputs
 from capacity.search.tried import Tried
@@ -55,7 +57,8 @@ class Kept:
             variant.hardware, variant.scenario.model_dump_json(), space.model_dump_json(), given.today.isoformat(),
             repr(sorted(calibration.model_dump_json() for calibration, _ in given.calibrations)),
             given.shared.model_dump_json(), given.rates.model_dump_json(), repr(sorted(variant.models.items())),
-            repr(sorted(given.points.items())),
+            repr(sorted(given.points.items())), repr(sorted(given.references.items())),
+            planner.profile(variant.hardware, given).model_dump_json(), *_prices(variant.hardware),
         ]  # fmt: skip
         return self.folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.npz"
 
@@ -78,6 +81,11 @@ class Kept:
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, allow_pickle=False, told=np.array(json.dumps(_told(found))), **arrays)
         partial.replace(path)
+
+
+def _prices(hardware: str) -> list[str]:
+    rows = (*price_tables.device_prices(), *price_tables.purchase_prices())
+    return [row.model_dump_json() for row in rows if row.hardware == hardware]
 
 
 def _told(found: Tried) -> dict[str, Any]:

@@ -185,3 +185,23 @@ def test_a_candidate_as_settings_is_the_candidate():
         assert {name: pools[name].replicas for name in item.replicas} == item.replicas
         assert {name: pools[name].max_batch for name in item.replicas} == item.batches
         assert report.settings(item)[0].startswith("serving.stages.")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "lever", "setting"),
+    [
+        ("cascade", "structured-pruning", 'pruning={"bert-base": 0.5, "bge-reranker-v2-m3": 0.5, "qwen3-1.7b": 0.5}'),
+        ("cascade", "speculative-decoding", "serving.stages.write-copy.speculation.tokens="),
+        ("cross-encoder-rerank", "image-tower", 'serving.stages=[{"name": "encode-image", "task": "encode"'),
+        ("cross-encoder-rerank", "result-cache", "serving.stages.rerank.cache.keys="),
+    ],
+)
+def test_what_a_lever_changes_can_be_set_and_taken(scenario, lever, setting):
+    view = View(scenario=scenario, hardware=("l4",))
+    answer = searched.found(replace(view, choose=(f"levers=[{lever}]", "most_replicas=64")), lambda done, of: None)
+    item = next(item for item in (*answer.ranked, *(near.candidate for near in answer.near)) if item.variant.levers)
+    assert any(said.startswith(setting) for said in report.settings(item))
+    changed = cached.scenario(page.taken(view, item))
+    assert changed.serving.stages == item.scenario.serving.stages
+    assert changed.pruning == item.scenario.pruning
+    assert cached.scenario(replace(view, settings=tuple(report.settings(item)))) == changed

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from capacity import charts_search
+from capacity.errors import InputError
 from capacity.fleet.searched import Candidate, Found
 from capacity.levers import LEVERS
 from capacity.pages import cached, link, picture, searched, session, show, state
@@ -166,10 +167,17 @@ def _called(item: Candidate) -> str:
 
 def taken(view: View, item: Candidate) -> View:
     """Return `view` with a candidate's device, changes, fleet and way of buying."""
-    changed = replace(view, hardware=(item.variant.hardware,), option="")
-    for setting in report.settings(item):
-        path, _, value = setting.partition("=")
-        changed = state.put(changed, path, value, cached.scenario)
+    new = report.settings(item)
+    paths = {state.path_of(setting) for setting in new}
+    kept = tuple(setting for setting in view.settings if state.path_of(setting) not in paths)
+    changed = replace(view, hardware=(item.variant.hardware,), option="", settings=(*kept, *new))
+    wanted = cached.scenario(changed)  # one after the other they may not hold: a cache is nothing without its keys
+    for setting in new:
+        without = replace(changed, settings=tuple(other for other in changed.settings if other != setting))
+        try:
+            changed = without if cached.scenario(without) == wanted else changed
+        except InputError:
+            continue
     return changed
 
 

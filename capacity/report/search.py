@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from capacity.fleet.mixed import Mixed
@@ -113,24 +113,36 @@ def settings(item: Candidate) -> list[str]:
         found.append(f"pricing.energy={energy}")
     if item.buying.region:
         found.append(f"pricing.region={item.buying.region}")
+    pools: Json = {}
     for name, count in item.replicas.items():
-        found += [f"serving.pools.{name}.replicas={count}", f"serving.pools.{name}.max_batch={item.batches[name]}"]
+        pools[name] = {"replicas": count, "max_batch": item.batches[name]}
         if item.degrees[name] > 1:  # one device is what a plan takes where it can
-            found.append(f"serving.pools.{name}.tensor_parallel={item.degrees[name]}")
+            pools[name]["tensor_parallel"] = item.degrees[name]
+    found += _flat({"serving": {"pools": pools}})
     return found
 
 
 def _flat(changes: object, path: str = "") -> Iterator[str]:
-    """Yield changes as `path=value` settings: entries of a list by their name, what has none as JSON."""
-    if isinstance(changes, Mapping) and (changes or not path):
+    """Yield changes as `path=value` settings: entries of a list by their name, as JSON what no path can address."""
+    if isinstance(changes, Mapping) and (changes or not path) and _plain(changes):
         for key, value in changes.items():
             if not (path and key == "name"):
                 yield from _flat(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(changes, list) and all(isinstance(entry, Mapping) and "name" in entry for entry in changes):
+    elif isinstance(changes, list) and all(_addressed(entry) for entry in changes):
         for entry in changes:
             yield from _flat(entry, f"{path}.{entry['name']}")
     else:
         yield f"{path}={json.dumps(changes)}"
+
+
+def _plain(names: Iterable[object]) -> bool:
+    """Return whether names can stand in a path, whose parts are parted by dots."""
+    return not any("." in str(name) for name in names)
+
+
+def _addressed(entry: object) -> bool:
+    """Return whether a path leads to an entry of a list: one that says its task is a new stage."""
+    return isinstance(entry, Mapping) and "name" in entry and "task" not in entry and _plain([entry["name"]])
 
 
 def command(found: Found, item: Candidate) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +183,14 @@ def test_a_budget_that_nothing_keeps_leaves_no_best():
     answer, _ = answered(Space(budget=1.0))
     assert answer.best is None
     assert {near.violation.constraint for near in answer.near} <= {"budget of a month", "load at peak with headroom"}
+
+
+def test_a_best_that_misses_when_played_is_not_said_to_break_a_constraint():
+    answer, _ = answered(Space())
+    late = SimpleNamespace(meets=False, result=None, refused="")
+    missed = replace(answer, ranked=(replace(answer.ranked[0], simulated=late), *answer.ranked[1:]))
+    assert missed.best is None
+    assert "the cheapest miss the objective when simulated: all 1 that were played" in report.answer(missed)
 
 
 def test_what_cannot_be_chosen_is_told_with_its_reason():

@@ -56,6 +56,14 @@ def pieces(found: Found) -> Iterator[Piece]:
     """Yield the answer in one sentence."""
     size = f"{found.configurations:,} configurations of {found.variants} variants"
     best = found.best
+    played = sum(item.simulated is not None for item in found.ranked)
+    if best is None and played:
+        yield Piece(f"Of {size}, {found.feasible:,} keep every constraint by the closed form, but ")
+        yield Piece("the cheapest miss the objective when simulated", strong=True)
+        yield Piece(
+            f": all {played} that were played; --simulate plays more of the {len(found.ranked)} cheapest of each."
+        )
+        return
     if best is None:
         yield Piece(f"Of {size}, ")
         yield Piece("none keeps every constraint", strong=True)

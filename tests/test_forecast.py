@@ -336,3 +336,23 @@ def test_without_growth_bought_devices_of_a_shipped_scenario_accrue_their_monthl
     ways = outlook.ways(rented, planner.inputs(rented, today=TODAY), Outlook.model_validate(STILL), ["l4"])
     (owned,) = [item for item in ways.options if item.buying == "purchase"]
     assert owned.usd == pytest.approx(found.usd, rel=1e-9)
+
+
+def test_room_and_licenses_go_with_paid_hours_and_support_with_what_they_cost():
+    """730 h at $2 for the first month's load; half the load needs half the hours, the owned devices stay."""
+    halves = {"seasonality": [1.0] + [0.5] * 11}
+    levels = [level(load, hourly_usd=0.5, support=0.1) for load in (0.5, 1.0)]
+    rented = accrued(course(*levels, **halves))
+    assert rented[:2] == pytest.approx([1460 * 1.1 + 365 + 100, (1460 * 1.1 + 365 + 100) / 2])
+    owned = accrued(bought(*levels, **halves))  # at $1 an hour
+    assert owned[:2] == pytest.approx([730 * 1.1 + 365 + 100, 730 * 1.1 + 365 + 50])
+
+
+def test_all_hours_committed_cost_what_a_plan_for_that_term_does():
+    asked = ("pricing.support={}", "pricing.software={}")
+    scenario, term = (catalogue.scenario(TOWER, settings=(*asked, *more)) for more in ((), ("pricing.term=1-year",)))
+    given_ = planner.inputs(scenario, today=TODAY)
+    (option,) = planner.plan(term, given_, ("a10g",)).options
+    expected = Outlook.model_validate(STILL | {"commitment": {"term": "1-year", "share": 1}})
+    (ahead,) = outlook.forecasts(scenario, given_, expected, ("a10g",)).options
+    assert ahead.months[0].accrued_usd == pytest.approx(option.cost.usd)

@@ -202,8 +202,9 @@ def price_factor(outlook: Outlook, month: int, price: Array) -> Array:
 def charged(course: Course, month: int, shocks: Shocks) -> Charged:
     """Return a month's amounts: terms are paid whole, what is needed beyond them is bought by the hour.
 
-    needed = hours(load ÷ utilization) × model error; extra = max(0, needed − committed hours of this device). The
-    lines that are no devices follow the load alone.
+    needed = hours(load ÷ utilization) × model error; extra = max(0, needed − committed hours of this device). Room,
+    maintenance and licenses go with the hours of this device that are paid, a support plan with what devices cost;
+    the other lines follow the load alone.
     """
     outlook, curve = course.outlook, course.curve(month)
     loads = load(outlook, month, shocks.growth) * shocks.load
@@ -218,11 +219,13 @@ def charged(course: Course, month: int, shocks: Shocks) -> Charged:
     committed = np.zeros_like(needed)
     for term in active:
         committed = committed + term.usd(outlook, shocks)
+    extra_usd = extra * price.usd * price.factor(shocks.today) * price_factor(outlook, month, shocks.price)
+    other_usd = curve.at(loads, curve.other_usd) + curve.at(loads, curve.hourly_usd) * (useful + extra)
     return Charged(
         needed_hours=needed, used_hours=np.minimum(curve.at(loads, curve.used_hours) * error, needed),
         paid_hours=sum(term.hours for term in active) + extra, committed_usd=committed,
-        extra_usd=extra * price.usd * price.factor(shocks.today) * price_factor(outlook, month, shocks.price),
-        other_usd=curve.at(loads, curve.other_usd), short=_short(course, month, shocks),
+        extra_usd=extra_usd, other_usd=other_usd + curve.at(loads, curve.support) * (committed + extra_usd),
+        short=_short(course, month, shocks),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from capacity.errors import CapacityError
 from capacity.money.lines import HOURS, Z10
-from capacity.plan import Option
+from capacity.plan import CostLine, Option
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,12 @@ class Level:
     used_hours
         Those in which a device works [h]: utilization at the peak × mean ÷ peak rate, and all of the jobs.
     other_usd
-        Lines that are no devices; those without a price are left out [USD].
+        Lines that go neither with the device-hours that are paid nor with what they cost; those without a price are
+        left out [USD].
+    hourly_usd
+        Room and maintenance of owned devices, and licenses, for each device-hour that is paid [USD/h].
+    support
+        Support plan ÷ what the devices cost [1].
     fast, slow
         Device-hours where step times are at their P10 and P90 ÷ `hours` [1].
     missed
@@ -40,6 +45,8 @@ class Level:
     hours: float
     used_hours: float
     other_usd: float
+    hourly_usd: float = 0.0
+    support: float = 0.0
     fast: float = 1.0
     slow: float = 1.0
     missed: float = 0.0
@@ -56,18 +63,25 @@ class Level:
         if option.violations:
             miss = option.violations[0]
             raise CapacityError(f"at {load:.3g} × today's traffic {miss.where} misses {miss.constraint}")
-        lines = [] if option.cost is None else [line for line in option.cost.lines if line.group == "devices"]
-        hours = sum(line.quantity for line in lines)
+        lines = () if option.cost is None else option.cost.lines
+        hours = sum(line.quantity for line in lines if line.group == "devices")
         if option.cost is None or not hours or not option.cost.complete:
             raise CapacityError("no price in any table" if hours else "there is no device to pay for")
-        usd = sum(line.usd or 0.0 for line in lines)
+        usd = sum(line.usd or 0.0 for line in lines if line.group == "devices")
+        hourly_usd = sum(line.usd or 0.0 for line in lines if _by_the_hour(line))
+        support = sum(line.unit_price_usd or 0.0 for line in lines if line.group == "support" and line.usd is not None)
         busy = sum(pool.replicas * pool.devices_per_replica * min(pool.utilization, 1.0) for pool in option.pools)
         jobs = sum(float(job.device_hours_per_month.value) for job in option.jobs)
         return cls(
             load=load, hours=hours, used_hours=min(busy * mean_to_peak * HOURS + jobs, hours),
-            other_usd=option.cost.usd - usd, fast=min(_at(option, -Z10), 1.0), slow=max(_at(option, Z10), 1.0),
+            other_usd=option.cost.usd - usd * (1 + support) - hourly_usd, hourly_usd=hourly_usd / hours,
+            support=support, fast=min(_at(option, -Z10), 1.0), slow=max(_at(option, Z10), 1.0),
             missed=float(any(pool.replicas_p90 is None for pool in option.pools)),
         )  # fmt: skip
+
+
+def _by_the_hour(line: CostLine) -> bool:
+    return line.group == "ownership" or (line.group == "software" and line.unit == "device-hours")
 
 
 def _at(option: Option, z: float) -> float:
@@ -87,7 +101,7 @@ def _at(option: Option, z: float) -> float:
     return moved / usual
 
 
-_CURVES = ("hours", "used_hours", "other_usd", "fast", "slow", "missed")
+_CURVES = ("hours", "used_hours", "other_usd", "hourly_usd", "support", "fast", "slow", "missed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +112,8 @@ class Curve:
     hours: Array
     used_hours: Array
     other_usd: Array
+    hourly_usd: Array
+    support: Array
     fast: Array
     slow: Array
     missed: Array

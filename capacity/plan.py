@@ -79,6 +79,11 @@ class PoolPlan:
         return (self.paid_replicas + self.spare_replicas) * self.devices_per_replica
 
     @property
+    def busy_devices(self) -> float:
+        """Devices that work at the peak on average; spares wait, or take work from the others."""
+        return self.replicas * self.devices_per_replica * min(self.utilization, 1.0)
+
+    @property
     def devices(self) -> int:
         """Devices to pay for, spares included."""
         return math.ceil((self.replicas + self.spare_replicas) * self.devices_per_replica)
@@ -124,6 +129,8 @@ class JobPlan:
     device_hours_per_month: Estimate
     memory_bytes: Mapping[str, float]
     memory_available_bytes: float | None
+    free_device_hours_per_month: float = 0.0
+    """Those on devices that serving leaves idle: not paid for again."""
     note: str = ""
     training: TrainingDetail | None = None
     """How a training run is done; None for other jobs."""

@@ -247,7 +247,9 @@ def _on_idle(jobs: Sequence[JobPlan], pools: Sequence[PoolPlan], scenario: Scena
 def _rented(job: JobPlan, placed: schedule.Placement) -> JobPlan:
     whole = placed.free_device_s + placed.rented_device_s
     share = placed.rented_device_s / whole if whole else 1.0
-    return replace(job, device_hours_per_month=job.device_hours_per_month.scaled(share), note=placed.told)
+    hours = job.device_hours_per_month
+    free = float(hours.value) * (1 - share)
+    return replace(job, device_hours_per_month=hours.scaled(share), free_device_hours_per_month=free, note=placed.told)
 
 
 def _training(job: TrainingJob, scenario: Scenario, trainer: Trainer, models: Mapping[str, Model]) -> JobPlan:

@@ -224,6 +224,28 @@ def test_owned_jobs_pay_devices_not_hours():
     assert all("owned ones, busy" in line.formula for line in jobs)
 
 
+def test_energy_is_that_of_the_mean_load():
+    """An l4 draws 72 W at its limit and 0.2 of that idle; half the peak's load is there on average."""
+    idle_w, more_w = 14.4, 57.6
+    rented, _ = lines("pricing.energy=separate", "training=[]", "batch=[]", hardware="l4")
+    pool = rented.pools[0]
+    worked = pool.replicas * pool.utilization * 0.5
+    kwh = (pool.devices * idle_w + worked * more_w) * 0.73
+    assert rented.cost.energy_kwh == pytest.approx(kwh * 1.15)
+    owned, _ = lines("pricing.term=purchase", "training=[]", "batch=[]", hardware="l4")
+    assert owned.cost.energy_kwh == pytest.approx(kwh * 1.15 * 1.8)
+
+
+def test_a_job_on_idle_devices_of_serving_adds_its_work_to_their_energy():
+    alone, _ = lines("training=[]", "batch=[]", hardware="l4")
+    beside, _ = lines("jobs_on_idle_serving=true", hardware="l4")
+    (done,) = beside.jobs
+    assert float(done.device_hours_per_month.value) == 0
+    assert done.free_device_hours_per_month > 0
+    more_kwh = done.free_device_hours_per_month * 57.6 / 1000 * 1.15
+    assert beside.cost.energy_kwh == pytest.approx(alone.cost.energy_kwh + more_kwh)
+
+
 def test_a_rollout_takes_hours_of_owned_devices():
     once = replace(job("shadow", 8, 6, 30), kind="rollout")
     fleet = Fleet.of(catalogue.hardware("t4"), Pricing.model_validate({"term": "purchase"}), None, (), (once,))

@@ -226,7 +226,7 @@ def _devices(pools: Sequence[Pool], replicas: Whole, used: Array, scenario: Scen
         paid += (
             all_of_pool if pool.spec.autoscaling is None else (_paid(pool, replicas[:, place], scenario) + spare) * each
         )
-        busy += all_of_pool * np.minimum(used[:, place], 1.0)
+        busy += replicas[:, place] * each * np.minimum(used[:, place], 1.0)
     return {"devices": devices, "paid_devices": paid, "busy_devices": busy}
 
 

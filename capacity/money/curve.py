@@ -70,7 +70,7 @@ class Level:
         usd = sum(line.usd or 0.0 for line in lines if line.group == "devices")
         hourly_usd = sum(line.usd or 0.0 for line in lines if _by_the_hour(line))
         support = sum(line.unit_price_usd or 0.0 for line in lines if line.group == "support" and line.usd is not None)
-        busy = sum(pool.replicas * pool.devices_per_replica * min(pool.utilization, 1.0) for pool in option.pools)
+        busy = sum(pool.busy_devices for pool in option.pools)
         jobs = sum(float(job.device_hours_per_month.value) for job in option.jobs)
         return cls(
             load=load, hours=hours, used_hours=min(busy * mean_to_peak * HOURS + jobs, hours),

@@ -28,6 +28,8 @@ class Fleet:
     ----------
     shares
         Of the jobs on owned devices, by name; empty where hours are rented.
+    mean_to_peak
+        Mean rate ÷ peak rate: how much of a pool's load at the peak it has all month [1].
     """
 
     hardware: Hardware
@@ -36,16 +38,17 @@ class Fleet:
     pools: Sequence[PoolPlan]
     jobs: Sequence[JobPlan]
     shares: dict[str, purchase.Share] = field(default_factory=dict)
+    mean_to_peak: float = 1.0
 
     @classmethod
     def of(
         cls, hardware: Hardware, buying: Pricing, price: PriceRange | None, pools: Sequence[PoolPlan],
-        jobs: Sequence[JobPlan],
+        jobs: Sequence[JobPlan], mean_to_peak: float = 1.0,
     ) -> Fleet:  # fmt: skip
         """Return the fleet, with the devices that its jobs share where they are owned."""
         lasting = [job for job in jobs if job.kind != "rollout" and float(job.device_hours_per_month.value) > 0]
         shares = purchase.shares(lasting) if buying.term == "purchase" else {}
-        return cls(hardware, buying, price, pools, jobs, shares)
+        return cls(hardware, buying, price, pools, jobs, shares, mean_to_peak)
 
     @property
     def owned(self) -> bool:
@@ -144,27 +147,35 @@ class Fleet:
         return replace(given(item, price.usd_per_device_hour * month), price_draws=drawn * month, source=source)
 
     def energy_kwh(self, rates: Rates) -> float | None:
-        """Return wall energy a month [kWh]: power limit × (idle share + busy share) × PUE.
+        """Return wall energy a month [kWh]: (hours held × idle power + hours worked × the power that work adds) × PUE.
 
+        A pool works its load at the peak × mean ÷ peak rate; a job on idle devices of serving adds its work to theirs.
         Owned devices idle where they do not work, and their hosts' power is counted; of rented ones neither is.
         """
-        if self.hardware.power is None:
+        watts = powers(self.hardware)
+        if watts is None:
             return None
-        busy_w = self.hardware.power.value
-        idle_w = self.hardware.idle_power.value if self.hardware.idle_power else IDLE_SHARE * busy_w
-        watt_hours = sum(
-            pool.devices * HOURS * (idle_w + (busy_w - idle_w) * min(pool.utilization, 1.0)) for pool in self.pools
-        )
+        idle_w, more_w = watts
+        held = sum(pool.devices if self.owned else pool.paid_devices for pool in self.pools) * HOURS
+        worked = sum(pool.busy_devices for pool in self.pools) * self.mean_to_peak * HOURS
         hours = sum(float(job.device_hours_per_month.value) for job in self.jobs)
-        watt_hours += hours * busy_w
-        if self.owned:
-            held = sum(share.charged for share in self.shares.values()) * HOURS
-            watt_hours = (watt_hours + max(held - hours, 0.0) * idle_w) * self.buying.ownership.system_power
-        return watt_hours / 1000 * rates.power_usage_effectiveness.value
+        free = sum(job.free_device_hours_per_month for job in self.jobs)
+        owned = sum(share.charged for share in self.shares.values()) * HOURS
+        watt_hours = (held + max(owned, hours)) * idle_w + (worked + hours + free) * more_w
+        host = self.buying.ownership.system_power if self.owned else 1.0
+        return watt_hours / 1000 * host * rates.power_usage_effectiveness.value
+
+
+def powers(hardware: Hardware) -> tuple[float, float] | None:
+    """Return the power of an idle device and what it takes more at work [W]; None where the profile knows none."""
+    if hardware.power is None:
+        return None
+    idle_w = hardware.idle_power.value if hardware.idle_power else IDLE_SHARE * hardware.power.value
+    return idle_w, hardware.power.value - idle_w
 
 
 def energy_item(kwh: float, fleet: Fleet, rates: Rates, draws: Draws) -> Item:
     """Return the line of electricity."""
     host = f" × {fleet.buying.ownership.system_power:g} system ÷ device power" if fleet.owned else ""
-    formula = f"power limit × load × hours × PUE {rates.power_usage_effectiveness.value:g}{host}"
+    formula = f"(idle power + power × mean load) × hours × PUE {rates.power_usage_effectiveness.value:g}{host}"
     return quoted(amount("energy", "electricity", kwh, "kWh", "assumed", formula), rates.electricity, draws)

@@ -31,7 +31,8 @@ def cost(
 ) -> Cost:
     """Return the monthly bill of `scenario` on `hardware`."""
     draws, buying = Draws(), scenario.pricing
-    fleet = Fleet.of(hardware, buying, hourly(hardware.id, buying, today), pools, jobs)
+    price, mean_to_peak = hourly(hardware.id, buying, today), scenario.traffic.mean_to_peak
+    fleet = Fleet.of(hardware, buying, price, pools, jobs, mean_to_peak)
     devices = fleet.items(draws)
     items = [*devices, *fleet.upkeep(draws)]
     energy_kwh = fleet.energy_kwh(rates)

@@ -129,8 +129,7 @@ def _items(stage: Stage) -> int | None:
 
 def _busy_hours(pool: PoolPlan, scenario: Scenario) -> float:
     """Return the device-hours in which a pool works: utilization at the peak × mean ÷ peak rate; spares wait."""
-    busy = pool.replicas * pool.devices_per_replica * min(pool.utilization, 1.0)
-    return busy * scenario.traffic.mean_to_peak * HOURS
+    return pool.busy_devices * scenario.traffic.mean_to_peak * HOURS
 
 
 def _use(line: CostLine, busy_hours: float) -> DeviceUse:

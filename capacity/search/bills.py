@@ -16,7 +16,7 @@ from capacity.fleet.grid import Fleets
 from capacity.fleet.searched import Buying, Variant
 from capacity.fleet.ways import Array
 from capacity.money import ownership, spot
-from capacity.money.devices import IDLE_SHARE
+from capacity.money.devices import powers
 from capacity.money.lines import HOURS
 from capacity.money.purchase import hourly
 from capacity.plan import Cost, PoolPlan
@@ -54,12 +54,12 @@ class Priced:
 def priced(place: Place, found: Fleets, space: Space, given: Inputs) -> Priced:
     """Return what the fleets cost in each way of buying that `space` asks for."""
     buying, refused = offers(place.variant, space, given)
-    kwh = _kwh(found, place, given)
+    kwh = _kwh(found.devices, found, place, given)
     kept: list[Buying] = []
     columns: list[tuple[Array, Array]] = []
     for way in buying:
         try:
-            columns.append(_column(place, found, way, kwh, given))
+            columns.append(_column(place, found, way, given))
         except CapacityError as error:
             refused.append(f"{way.told}: {error}")
         else:
@@ -86,9 +86,7 @@ def offers(variant: Variant, space: Space, given: Inputs) -> tuple[list[Buying],
     return found, missing
 
 
-def _column(
-    place: Place, found: Fleets, way: Buying, kwh: Array | None, given: Inputs
-) -> tuple[Array, Array]:  # fmt: skip
+def _column(place: Place, found: Fleets, way: Buying, given: Inputs) -> tuple[Array, Array]:
     """Return the devices and the bill of every fleet, bought one way, arrays [fleets]."""
     scenario = way.of(place.variant.scenario)
     jobs, missed = place.work(way, given)
@@ -108,8 +106,8 @@ def _column(
     devices = [sum(pool.devices if owned else pool.paid_devices for pool in of) for of in (once, twice)]
     each_usd = (_unplugged_usd(more) - _unplugged_usd(bill)) / (devices[1] - devices[0]) if pools else 0.0
     usd = bill.usd + each_usd * (paid - devices[0])
-    if kwh is not None and pools and scenario.pricing.energy == "separate":
-        serving = kwh * held / found.devices
+    serving = _kwh(paid, found, place, given)
+    if serving is not None and pools and scenario.pricing.energy == "separate":
         system = scenario.pricing.ownership.system_power if owned else 1.0
         usd = usd + (serving - serving[0]) * system * given.rates.electricity.value
     return held, usd
@@ -141,12 +139,17 @@ def _unplugged_usd(bill: Cost) -> float:
     return bill.usd - sum(line.usd or 0.0 for line in bill.lines if line.group == ENERGY)
 
 
-def _kwh(found: Fleets, place: Place, given: Inputs) -> Array | None:
-    """Return the energy of each fleet a month [kWh], array [fleets], as a bill has it; None without a power."""
-    power = place.device.hardware.power
-    if power is None:
+def _kwh(held: Array, found: Fleets, place: Place, given: Inputs) -> Array | None:
+    """Return the energy of each fleet a month [kWh], array [fleets], as a bill has it; None without a power.
+
+    Parameters
+    ----------
+    held
+        Devices that are powered all month, array [fleets].
+    """
+    watts = powers(place.device.hardware)
+    if watts is None:
         return None
-    idle = place.device.hardware.idle_power
-    idle_w = idle.value if idle else IDLE_SHARE * power.value
-    watts = found.devices * idle_w + found.busy_devices * (power.value - idle_w)
-    return watts * HOURS * given.rates.power_usage_effectiveness.value / 1000
+    idle_w, more_w = watts
+    busy = found.busy_devices * place.variant.scenario.traffic.mean_to_peak
+    return (held * idle_w + busy * more_w) * HOURS * given.rates.power_usage_effectiveness.value / 1000

@@ -112,7 +112,8 @@ def _at_risk(found: Prospects) -> Iterator[Piece]:
     if band.over_budget is not None:
         yield Piece(f", over the whole budget with a probability of {text(band.over_budget, 'fraction')}")
     short = text(best.risk.any_short, "fraction")
-    yield Piece(f"; devices ordered for the load that is expected miss the objective in some month with {short}")
+    yield Piece("; devices ordered for the load that is expected miss the objective in some month with a probability of ")
+    yield Piece(short)
     most = best.risk.swings[0]
     yield Piece(f". What moves it most: {most.name}, {usd(most.at_p10)} at its P10 and {usd(most.at_p90)} at its P90.")
 

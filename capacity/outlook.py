@@ -96,14 +96,14 @@ class Bench:
 
     def stay(self, hardware: str, first: int, end: int, way: Way) -> Stay:
         """Return a device's months from `first` to before `end`, bought one way."""
-        key = (hardware, first, end, way.term)
+        key, price = (hardware, first, end, way.term), self.price(hardware, way.term)
         if key not in self._known:
             self._known[key] = forecast.curves(
                 self.outlook, lambda load, month: self.level(hardware, load, month, way.term), self.loads, first, end
             )
         return Stay(
             hardware=hardware, name=planner.profile(hardware, self.given).name, first=first, end=end,
-            curves=self._known[key], price=self.price(hardware, way.term),
+            curves=self._known[key], price=price,
             committed=None if way.commitment is None else self.price(hardware, way.commitment.term),
             ownership=self.scenario.pricing.ownership if way.term == OWNED else None,
         )  # fmt: skip

@@ -202,7 +202,7 @@ def rich_table(content: ReportTable) -> Any:  # noqa: ANN401  (rich is imported 
 
     shown = Table(title=content.title, title_justify="left")
     for column in content.columns:
-        shown.add_column(column.label, justify="left" if column.dimension == "text" else "right")
+        shown.add_column(Text(column.label), justify="left" if column.dimension == "text" else "right")
     for line in content.lines():
         shown.add_row(*[Text(cell) for cell in line])
     return shown

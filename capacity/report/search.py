@@ -17,7 +17,7 @@ from capacity.units import text, usd
 
 SCHEMA, VERSION = "capacity.search", 1
 UNKNOWN_POWER = Missing("unknown power")
-NOT_PLAYED = Missing("no")
+NOT_PLAYED = Missing("not simulated")
 Json = dict[str, Any]
 _CANDIDATE = (
     Column("hardware", "Hardware"),

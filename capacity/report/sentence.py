@@ -91,6 +91,7 @@ def _cost(option: Option) -> Iterator[Piece]:
     if cost is None or not figures.priced(option):
         yield Piece("with ")
         yield Piece(f"no price for {option.name} in any table", strong=True)
+        yield Piece(" for this term, seller and region")
         yield Piece(f" (the priced lines alone: {usd(cost.usd)} a month)" if cost and cost.usd else "")
         return
     yield Piece("which costs ")

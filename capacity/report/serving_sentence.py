@@ -69,6 +69,7 @@ def _cost(best: Serving) -> Iterator[Piece]:
     if cost is None:
         yield Piece(", with ")
         yield Piece(f"no price for {best.name} in any table", strong=True)
+        yield Piece(" for this term, seller and region")
         return
     yield Piece(", ")
     thousand = shown(figures.usd(best, "thousand_usd"), "usd")

@@ -11,6 +11,7 @@ import numpy as np
 from capacity import planner, wishes
 from capacity.documents import Document
 from capacity.errors import CapacityError, InputError, Problem
+from capacity.fleet import pools as sizing
 from capacity.money import course as courses
 from capacity.money import forecast, purchase
 from capacity.money.course import Course, Price, Stay
@@ -65,7 +66,7 @@ class Bench:
     outlook: Outlook
     loads: tuple[float, ...]
     missing: set[str] = field(default_factory=set)
-    _rented: dict[tuple[str, float, int], Option] = field(default_factory=dict)
+    _rented: dict[tuple[str, float, int], tuple[Option, float]] = field(default_factory=dict)
     _known: dict[tuple[str, int, int, Buying], tuple[Curve, ...]] = field(default_factory=dict)
 
     def level(self, hardware: str, load: float, month: int, term: Buying) -> Level:
@@ -79,20 +80,22 @@ class Bench:
         there = at(self.scenario, self.outlook, load, month)
         if term != there.pricing.term:
             there = there.model_copy(update={"pricing": owned(there.pricing)})
-        option = self._option(there, hardware, (load, month))
-        found = Level.of(option, load, there.traffic.mean_to_peak)
+        option, carries = self._option(there, hardware, (load, month))
+        found = Level.of(option, load, there.traffic.mean_to_peak, carries)
         self.missing |= set(option.cost.missing if option.cost else ())
         return found
 
-    def _option(self, there: Scenario, hardware: str, at_once: tuple[float, int]) -> Option:
-        """Return what is planned; bought or rented devices serve alike, only those on spot have stand-ins."""
+    def _option(self, there: Scenario, hardware: str, at_once: tuple[float, int]) -> tuple[Option, float]:
+        """Return what is planned, and what it carries; only on spot do bought or rented devices serve differently."""
         key, profile = (hardware, *at_once), planner.profile(hardware, self.given)
         if there.pricing.term == OWNED and key in self._rented:
-            return planner.billed(self._rented[key], there, profile, self.given)
-        found = planner.option(there, profile, self.given)
+            option, carries = self._rented[key]
+            return planner.billed(option, there, profile, self.given), carries
+        option, fleet = planner.sized(there, profile, self.given)
+        carries = math.inf if fleet is None or option.violations else sizing.carries(fleet, there)
         if there.pricing.term != "spot":
-            self._rented[key] = found
-        return found
+            self._rented[key] = option, carries
+        return option, carries
 
     def stay(self, hardware: str, first: int, end: int, way: Way) -> Stay:
         """Return a device's months from `first` to before `end`, bought one way."""
@@ -130,7 +133,7 @@ class Bench:
         stays = [self.stay(hardware, 0, turn, way)]
         if refresh is not None:
             stays.append(self.stay(refresh.hardware, turn, outlook.months, way))
-        return courses.course(outlook, stays, self.scenario.resilience.headroom)
+        return courses.course(outlook, stays)
 
 
 def owned(pricing: Pricing) -> Pricing:
@@ -292,4 +295,4 @@ def _repriced(option: Ahead, later: dict[str, object]) -> Ahead:
     if option.course is None:
         return option
     made = option.course
-    return _followed(option, courses.course(made.outlook.model_copy(update=later), made.stays, made.headroom))
+    return _followed(option, courses.course(made.outlook.model_copy(update=later), made.stays))

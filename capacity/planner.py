@@ -113,14 +113,20 @@ def profile(name: str, given: Inputs) -> Hardware:
 
 def option(scenario: Scenario, hardware: Hardware, given: Inputs) -> Option:
     """Return what `scenario` needs on one device, or which constraints it misses there."""
+    return sized(scenario, hardware, given)[0]
+
+
+def sized(scenario: Scenario, hardware: Hardware, given: Inputs) -> tuple[Option, PoolResult | None]:
+    """Return the option of one device with the fleet it was made of; None where its profile lacks a fact."""
     device = transfer.device(hardware, scenario.engine, given.calibrations, given.shared)
     models = sized_models(scenario, given.models)
     try:
         found = plan_pools(scenario, device, models, given.shared.serving_engines, given.points)
         work, missed = jobs(scenario, device, models, given)
     except MissingFactError as error:
-        return _refused(hardware, device, str(error))
-    return assembled(scenario, device, replace(found, violations=(*found.violations, *missed)), work, given)
+        return _refused(hardware, device, str(error)), None
+    found = replace(found, violations=(*found.violations, *missed))
+    return assembled(scenario, device, found, work, given), found
 
 
 def sized_models(scenario: Scenario, models: Mapping[str, Model]) -> dict[str, Model]:

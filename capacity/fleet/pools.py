@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,19 @@ from capacity.work.operations import total_bytes, total_flop
 HOUR_S = 3600.0
 Z10 = 1.2816
 """Standard deviations from the median to P90."""
+HALVINGS = 10
+"""Of the interval in which the rate lies that a fleet carries: to a thousandth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolResult:
-    """Stages and pools of one option, its end-to-end latency, and what it misses."""
+    """Stages and pools of one option, its end-to-end latency, and what it misses.
+
+    Attributes
+    ----------
+    chosen, choice
+        The pools that were chosen and their fleet; none where something is missed.
+    """
 
     stages: tuple[StagePlan, ...]
     pools: tuple[PoolPlan, ...]
@@ -37,6 +46,8 @@ class PoolResult:
     median_s: float | None = None
     quantile_s: float | None = None
     quantile_p90_s: float | None = None
+    chosen: Sequence[Pool] = ()
+    choice: Choice | None = None
 
 
 def plan_pools(
@@ -57,14 +68,40 @@ def plan_pools(
 def result(pools: Sequence[Pool], found: Choice, scenario: Scenario) -> PoolResult:
     """Return a fleet with what becomes of it if step times were at their P10 or P90."""
     at = {shift: cheapest(pools, scenario, shift) for shift in (-Z10, Z10)}
-    # with the fleet given, batches grow by themselves to the size that answers soonest
     slow = min(
-        fleet(_loads(pools, level, Z10), found.fleet.replicas, demand(scenario)).quantile_s for level in _levels(pools)
+        fleet([pool.load(batches[pool.name], Z10) for pool in pools], found.fleet.replicas, demand(scenario)).quantile_s
+        for batches in _grown(pools, found.batches)
     )
     return PoolResult(
         stages=_stages(pools, found.batches), violations=(), median_s=found.fleet.median_s,
         pools=plans(pools, found, scenario, at), quantile_s=found.fleet.quantile_s, quantile_p90_s=slow,
+        chosen=pools, choice=found,
     )  # fmt: skip
+
+
+def _grown(pools: Sequence[Pool], batches: Mapping[str, int]) -> Iterator[Mapping[str, int]]:
+    """Yield batches by pool and all larger ones: where a fleet is hard pressed they grow by themselves."""
+    yield batches
+    most = max(batches.values(), default=0)
+    yield from ({pool.name: pool.batch(level) for pool in pools} for level in _levels(pools) if level > most)
+
+
+def carries(found: PoolResult, scenario: Scenario) -> float:
+    """Return the largest rate at which a fleet holds the objective ÷ the peak rate [1]; infinite without a fleet."""
+    if found.choice is None or not found.chosen:
+        return math.inf
+    wanted, replicas = demand(scenario), found.choice.fleet.replicas
+    most = 1.0
+    for batches in _grown(found.chosen, found.choice.batches):
+        loads = [pool.load(batches[pool.name]) for pool in found.chosen]
+        low, high = most, min(load.most_rate() * replicas[load.name] for load in loads) / wanted.rate
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            at = replace(wanted, rate=wanted.rate * middle)
+            holds = low < high and fleet(loads, replicas, at).quantile_s <= wanted.latency_s
+            low, high = (middle, high) if holds else (low, middle)
+        most = max(most, low)
+    return most
 
 
 def plans(

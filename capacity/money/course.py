@@ -96,18 +96,11 @@ class Term:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """All that the months of one option depend on.
-
-    Attributes
-    ----------
-    headroom
-        Load that fleets are planned to carry beyond the peak ÷ peak [1].
-    """
+    """All that the months of one option depend on."""
 
     outlook: Outlook
     stays: tuple[Stay, ...]
     terms: tuple[Term, ...] = ()
-    headroom: float = 0.0
 
     @property
     def hardware(self) -> str:
@@ -232,20 +225,19 @@ def charged(course: Course, month: int, shocks: Shocks) -> Charged:
 def _short(course: Course, month: int, shocks: Shocks) -> NDArray[np.bool_]:
     """Return in which draws the fleet of the expected load is too small for the load that comes, array [draws].
 
-    It is where hours(load ÷ utilization ÷ (1 + headroom)) × step time ÷ its median > hours(expected load); and with
-    step times at their P90 or more where the objective is then missed by any fleet.
+    It is where load ÷ utilization × step time ÷ its median is more than that fleet carries within the objective; and
+    with step times at their P90 or more where the objective is then missed by any fleet.
     """
     curve, expected = course.curve(month), load(course.outlook, month, np.ones(1))
-    there, slow, missed = (float(curve.at(expected, of)[0]) for of in (curve.hours, curve.slow, curve.missed))
-    comes = load(course.outlook, month, shocks.growth) * shocks.load
-    carried = comes / shocks.utilization / (1 + course.headroom)
-    needed = curve.at(carried, curve.hours) * np.exp(np.log(slow) / Z10 * shocks.error)
-    return np.asarray((needed > there * (1 + NOTHING)) | ((shocks.error >= Z10) & (missed > 0)))
+    carries, sigma, missed = (float(curve.at(expected, of)[0]) for of in (curve.carries, curve.sigma, curve.missed))
+    comes = load(course.outlook, month, shocks.growth) * shocks.load / shocks.utilization
+    late = comes * np.exp(sigma * shocks.error) > carries * (1 + NOTHING)
+    return np.asarray(late | ((shocks.error >= Z10) & (missed > 0)))
 
 
-def course(outlook: Outlook, stays: Sequence[Stay], headroom: float = 0.0) -> Course:
+def course(outlook: Outlook, stays: Sequence[Stay]) -> Course:
     """Return the course with what is committed to and what is bought, sized on the expected load."""
-    bare = Course(outlook=outlook, stays=tuple(stays), headroom=headroom)
+    bare = Course(outlook=outlook, stays=tuple(stays))
     terms: list[Term] = []
     for stay in stays:
         if stay.ownership is not None:

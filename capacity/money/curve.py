@@ -14,6 +14,8 @@ from capacity.money.lines import HOURS, Z10
 from capacity.plan import CostLine, Option
 
 Array = NDArray[np.float64]
+MOST = 1e9
+"""Traffic ÷ traffic today that nothing reaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +39,12 @@ class Level:
         Support plan ÷ what the devices cost [1].
     fast, slow
         Device-hours where step times are at their P10 and P90 ÷ `hours` [1].
+    carries
+        Largest load at which what is planned holds the objective, step times as expected; `MOST` where nothing serves.
+    sigma
+        Standard deviation of the logarithm of step times, of the pool that is least sure.
     missed
-        1 where the objective is missed at that P90 however many devices there are, else 0.
+        1 where the objective is missed at their P90 however many devices there are, else 0.
     """
 
     load: float
@@ -49,11 +55,18 @@ class Level:
     support: float = 0.0
     fast: float = 1.0
     slow: float = 1.0
+    carries: float = MOST
+    sigma: float = 0.0
     missed: float = 0.0
 
     @classmethod
-    def of(cls, option: Option, load: float, mean_to_peak: float) -> Self:
+    def of(cls, option: Option, load: float, mean_to_peak: float, carries: float) -> Self:
         """Return the month of a planned option.
+
+        Parameters
+        ----------
+        carries
+            Largest rate at which it holds the objective ÷ its peak rate [1].
 
         Raises
         ------
@@ -76,6 +89,8 @@ class Level:
             load=load, hours=hours, used_hours=min(busy * mean_to_peak * HOURS + jobs, hours),
             other_usd=option.cost.usd - usd * (1 + support) - hourly_usd, hourly_usd=hourly_usd / hours,
             support=support, fast=min(_at(option, -Z10), 1.0), slow=max(_at(option, Z10), 1.0),
+            carries=min(load * carries, MOST),
+            sigma=max((float(pool.service.log_sigma) for pool in option.pools), default=0.0),
             missed=float(any(pool.replicas_p90 is None for pool in option.pools)),
         )  # fmt: skip
 
@@ -101,7 +116,7 @@ def _at(option: Option, z: float) -> float:
     return moved / usual
 
 
-_CURVES = ("hours", "used_hours", "other_usd", "hourly_usd", "support", "fast", "slow", "missed")
+_CURVES = ("hours", "used_hours", "other_usd", "hourly_usd", "support", "fast", "slow", "carries", "sigma", "missed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +131,8 @@ class Curve:
     support: Array
     fast: Array
     slow: Array
+    carries: Array
+    sigma: Array
     missed: Array
 
     @classmethod

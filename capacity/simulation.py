@@ -159,6 +159,7 @@ class _Candidate:
         return replace(
             self.blank, basis=weakest([item.basis for item in services.values()]), pools=served, share=case.share,
             meets_peak=peak.meets, meets=peak.meets and trials.meets(held.replicas), trials=peak.trials,
+            stressed_s=peak.latency_s,
             closed_form_s=choice.fleet.quantile_s, result=result, slow=slow, fast=fast,
             without_spare_s=self.without_spare_s(case), bound=_bound(longest, self.device),
             cost=None if price is None else _cost(price, served, result, case, self.fitting, self.scenario),

@@ -30,7 +30,7 @@ def test_it_says_the_best_and_why_not_the_cheaper_one():
     assert result.exit_code == 0
     assert "the cheapest is 7 × L4" in result.stdout
     assert "Why not the cheaper one" in result.stdout
-    assert "capacity simulate cross-encoder-rerank --hardware l4" in result.stdout
+    assert "capacity plan cross-encoder-rerank --hardware l4" in result.stdout
 
 
 def test_json_carries_everything(tmp_path):

@@ -128,6 +128,8 @@ class Serving:
         Why nothing could be simulated; empty when it could.
     meets_peak, meets
         Whether the fleet met the objective at peak plus headroom, if it was sized by simulation; and in the run, too.
+    stressed_s
+        Its tail latency at peak plus headroom [s]; infinite where it did not keep up.
     bound
         What limits the stage that takes longest.
     share
@@ -146,6 +148,7 @@ class Serving:
     refused: str = ""
     meets_peak: bool = False
     meets: bool = False
+    stressed_s: float = math.nan
     bound: str = ""
     pools: tuple[PoolServing, ...] = ()
     share: int = 1

@@ -31,6 +31,7 @@ CHOICES: tuple[tuple[str, str, Sequence[str], str], ...] = (
     ("terms", "Ways of buying", get_args(Buying), "Those without a price are refused; empty: the scenario's own."),
     ("levers", "Levers", tuple(LEVERS), "Alone and together; the page Levers says what each one does."),
 )
+FIRST = "_search-first"
 RANKED = (
     "hardware", "choice", "buying", "fleet", "devices", "usd_per_month", "against_best_fraction", "latency_s",
     "room_fraction", "energy_kwh_per_month",
@@ -148,17 +149,22 @@ def _caveats(best: Candidate) -> Sequence[str]:
 
 
 def _take(found: Found) -> None:
-    items = {f"{place}": item for place, item in enumerate(found.ranked[:20])}
+    items = {_called(item): item for item in found.ranked[:20]}
+    memory, first = st.session_state, next(iter(items), None)
+    if memory.get(FIRST) != first:  # another answer: the box stands on its best again
+        memory[FIRST] = memory["search-taken"] = first
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    chosen = left.selectbox(
-        "Take one into the view, for all other pages", list(items), key="search-taken",
-        format_func=lambda place: _called(items[place]),
-    )  # fmt: skip
+    chosen = left.selectbox("Take one into the view, for all other pages", list(items), key="search-taken")
     right.button(
-        "Take it", key="search-take", width="stretch", on_click=session.change,
-        args=(partial(taken, item=items[chosen]),) if chosen else None, disabled=not chosen,
-        help="Its device, changes, replicas, batches, devices that share a product, and way of buying.",
+        "Take it", key="search-take", width="stretch", on_click=_taken, args=(chosen, items.get(chosen)),
+        disabled=not chosen, help="Its device, changes, batches, sharing and way of buying; pages plan its replicas.",
     )  # fmt: skip
+
+
+def _taken(called: str, item: Candidate | None) -> None:
+    if item is not None:
+        session.change(partial(taken, item=item))
+        st.toast(show.escaped(f"Taken: {called}. Every page answers for it; its settings stand at the left."))
 
 
 def _called(item: Candidate) -> str:
@@ -166,8 +172,11 @@ def _called(item: Candidate) -> str:
 
 
 def taken(view: View, item: Candidate) -> View:
-    """Return `view` with a candidate's device, changes, fleet and way of buying."""
-    new = report.settings(item)
+    """Return `view` with a candidate's device, changes, batches, sharing and way of buying.
+
+    Replicas are left to the plan: given ones would hold at today's traffic and at no other.
+    """
+    new = [setting for setting in report.settings(item) if not state.path_of(setting).endswith(".replicas")]
     paths = {state.path_of(setting) for setting in new}
     kept = tuple(setting for setting in view.settings if state.path_of(setting) not in paths)
     changed = replace(view, hardware=(item.variant.hardware,), option="", settings=(*kept, *new))

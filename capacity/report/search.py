@@ -75,7 +75,7 @@ def pieces(found: Found) -> Iterator[Piece]:
     yield Piece(f"{usd(best.usd)} a month", strong=True)
     yield Piece(f", {found.scenario.objective.percentile} {text(best.latency_s, 'seconds')}")
     if best.simulated is not None:
-        yield Piece(", held when simulated")
+        yield Piece(", held when simulated at the peak")
     second = next((item for item in found.ranked if item is not best and item.usd >= best.usd), None)
     if second is not None:
         yield Piece(f"; next {second.variant.name} ({choice(second)}, {second.buying.told}) {_more(second, best)}")
@@ -154,8 +154,8 @@ def _addressed(entry: object) -> bool:
 
 
 def command(found: Found, item: Candidate) -> str:
-    """Return the command that simulates a candidate."""
-    words = ["capacity", "simulate", found.scenario.id, "--hardware", item.variant.hardware]
+    """Return the command that plans a candidate again."""
+    words = ["capacity", "plan", found.scenario.id, "--hardware", item.variant.hardware]
     for setting in settings(item):
         words += ["--set", setting]
     return shlex.join(words)

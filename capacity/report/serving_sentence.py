@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from capacity.fleet.served import Serving
@@ -118,7 +119,11 @@ def missed(found: Answer, option: Serving) -> str:
     objective = found.scenario.objective
     tail = figures.tail_s(option.result, objective.percentile)
     reached = f"{objective.percentile} {shown(tail, 'seconds')}" if not isinstance(tail, Missing) else tail.reason
-    where = "" if option.meets_peak else " at peak plus headroom"
+    where = ""
+    if not option.meets_peak:
+        where = " at peak plus headroom"
+        there = text(option.stressed_s, "seconds") if math.isfinite(option.stressed_s) else "does not keep up"
+        reached = f"{objective.percentile} {there} there, {reached.removeprefix(f'{objective.percentile} ')}"
     return f"{text(option.devices, 'whole')} × {option.name} miss {_objective(found)}{where} ({reached} {_load(found)})"
 
 

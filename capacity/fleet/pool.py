@@ -125,6 +125,15 @@ class Pool:
 
     def stage_time(self, stage: Stage, requests: int) -> Estimate:
         """Return the time of one batch in a stage; of an LLM, of one request among as many [s]."""
+        if (stage.name, requests) not in self._stage_times:
+            self._stage_times[stage.name, requests] = self._stage_time(stage, requests)
+        return self._stage_times[stage.name, requests]
+
+    @cached_property
+    def _stage_times(self) -> dict[tuple[str, int], Estimate]:
+        return {}
+
+    def _stage_time(self, stage: Stage, requests: int) -> Estimate:
         if not isinstance(stage, GenerateStage):
             return serving_step.time(stage, requests, self.device, self.context).scaled(self.slowed)
         table, texts = self.server.table, generate.texts(stage, self.context.scenario)

@@ -155,6 +155,11 @@ def test_the_stages_of_a_cascade_are_sold_or_say_why_not():
     assert found["encode-new-items"].read == pytest.approx(200e3 * 128 * 730 / 24)
 
 
+def test_a_tower_of_ids_and_features_is_no_text_that_somebody_embeds():
+    found = of("two-tower-retrieval")["encode-items"]
+    assert (found.kind, found.refused) == (None, "a model over your own ids: nobody sells it")
+
+
 def test_a_request_of_23_pairs_is_one_search_and_all_its_tokens():
     requests = 37.5 * 0.5 * 730 * 3600
     found = of("cross-encoder-rerank")["rerank"]

@@ -183,6 +183,14 @@ def test_autoscaling_saves_nothing_that_is_owned():
     assert owned.cost.lines[0].quantity == owned.devices * 730
 
 
+def test_the_band_of_slices_is_that_of_whole_devices():
+    """Two quarters of a device are paid as one: the band holds the amount."""
+    option, found = lines("serving.pools={online: {slices: 4}}", hardware="a100-sxm-80gb")
+    line = found[f"serving {option.pools[0].name}"]
+    assert option.pools[0].devices_per_replica == 0.25
+    assert line.p10_usd < line.usd < line.p90_usd
+
+
 def test_a_device_that_nobody_sells_has_a_line_without_a_price():
     option, _ = lines("pricing.term=purchase", hardware="a10g")
     assert not option.cost.complete

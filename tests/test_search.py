@@ -97,10 +97,12 @@ def test_the_best_is_that_of_counting_through_all(rate, latency_ms, batch, headr
 
 CHARGED = ("pricing.software.per_device_hour=0.5 USD/h", "pricing.support.share=0.04")
 UNPLUGGED = ("pricing.energy=separate", "pricing.spot.interruptions=0.2")
+SLICED = ("serving.pools={online: {slices: 4}}",)
 
 
 @pytest.mark.parametrize(("changes", "name"), [
     ((), BASE), (CHARGED, BASE), (UNPLUGGED, BASE), (CHARGED, "cascade"), (CHARGED, "gpt2-two-tower"),
+    (SLICED, "bert-id-ranker"), ((*SLICED, *UNPLUGGED), "bert-id-ranker"),
 ])  # fmt: skip
 def test_every_fleet_is_billed_as_a_plan_bills_it(changes, name):
     space = Space(terms=TERMS, most_replicas=300)

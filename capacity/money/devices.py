@@ -92,6 +92,8 @@ class Fleet:
         autoscaled = pool.paid_replicas is not None and not self.owned
         paid = pool.paid_replicas if pool.paid_replicas is not None and not self.owned else pool.replicas
         scaled = f" of up to {pool.replicas}, autoscaled" if autoscaled else ""
+        held = (np.ceil(replicas) * paid / pool.replicas + spare) * each
+        held = held if autoscaled else np.ceil(held)  # slices are paid as whole devices
         if pool.replicas_p90 is None:
             flags = (*flags, "objective missed if the step time is at its P90")
         if self.buying.term == "spot":
@@ -99,8 +101,8 @@ class Fleet:
         return Item(
             group="devices", name=f"serving {pool.name}", unit="device-hours",
             quantity=(pool.devices if self.owned else pool.paid_devices) * HOURS,
-            quantity_draws=(np.ceil(replicas) * paid / pool.replicas + spare) * each * HOURS,
-            price=value, price_draws=drawn, basis=pool.service.basis, source=source, flags=flags,
+            quantity_draws=held * HOURS, price=value, price_draws=drawn, basis=pool.service.basis, source=source,
+            flags=flags,
             formula=f"({paid:g}{scaled} + {spare} spare) × {each} {self.hardware.name} × {HOURS:g} h, {self._how()}",
         )  # fmt: skip
 

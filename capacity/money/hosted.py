@@ -35,6 +35,7 @@ CACHED_FROM = 1024
 for (prompt_cache_min_tokens in BerriAI/litellm model_prices_and_context_window.json@00035b69); assumed for others."""
 ALIKE = 0.6
 """Least similarity of two names (difflib) of models from different families."""
+OWN_IDS = "a model over your own ids: nobody sells it"
 _OF: Mapping[End, Callable[[list[float]], float]] = {"low": min, "median": median, "high": max}
 
 
@@ -100,7 +101,7 @@ def needs(scenario: Scenario, models: Mapping[str, Model]) -> tuple[Need, ...]:
     """Return what every stage, and every job that encodes text, would ask of a seller in a month."""
     context = Context(scenario=scenario, models=models)
     stages = (_of_stage(stage, context) for stage in scenario.serving.stages)
-    return (*stages, *(_of_job(job, scenario) for job in scenario.batch if job.task == "encode"))
+    return (*stages, *(_of_job(job, context) for job in scenario.batch if job.task == "encode"))
 
 
 def _of_stage(stage: Stage, context: Context) -> Need:
@@ -129,10 +130,13 @@ def _refused(stage: Stage) -> str:
         return "host work stays with you"
     if isinstance(stage, RetrieveStage | FetchStage):
         return "your own vectors and rows: databases that sell this are in no table here"
-    return "a model over your own ids: nobody sells it"
+    return OWN_IDS
 
 
-def _of_job(job: BatchJob, scenario: Scenario) -> Need:
+def _of_job(job: BatchJob, context: Context) -> Need:
+    scenario = context.scenario
+    if not isinstance(context.models[job.model or ""], TransformerModel):
+        return Need(name=job.name, task="batch encode", model=job.model or "", refused=OWN_IDS)
     texts = scenario.amount(job.items, job.every) * MONTH_S / job.every
     return Need(
         name=job.name, task="batch encode", model=job.model or "", kind="text-embedding",

@@ -1,11 +1,12 @@
 """What a month costs every fleet of a variant, one way of buying at a time, as arrays.
 
 A bill is affine in the fleet's devices and in its energy, so two bills tell those of all fleets: that of the first
-fleet, and that of one twice as large. Bills of the fleets that are shown are made in full.
+fleet, and that of a larger one. Bills of the fleets that are shown are made in full.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,14 +93,14 @@ def _column(place: Place, found: Fleets, way: Buying, given: Inputs) -> tuple[Ar
     jobs, missed = place.work(way, given)
     if missed:
         raise CapacityError(f"{missed[0].where} misses {missed[0].constraint}")
-    owned, spread = scenario.pricing.term == "purchase", _stand_ins(place, found, scenario)
+    owned, (spread, paid_spread) = scenario.pricing.term == "purchase", _stand_ins(place, found, scenario)
     held = found.devices + spread
-    paid = held if owned else found.paid_devices + spread
+    paid = held if owned else found.paid_devices + paid_spread
     chosen, choice = place.choice(found, 0)
     pools = sizing.plans(chosen, choice, scenario)
     if scenario.pricing.term == SPOT:
         pools = tuple(spot.covered(pool, scenario.pricing.spot) for pool in pools)
-    once, twice = pools, [_doubled(pool) for pool in pools]
+    once, twice = pools, [_larger(pool) for pool in pools]
     bill, more = (
         ownership.cost(scenario, place.device.hardware, of, jobs, given.rates, given.today) for of in (once, twice)
     )
@@ -113,26 +114,35 @@ def _column(place: Place, found: Fleets, way: Buying, given: Inputs) -> tuple[Ar
     return held, usd
 
 
-def _stand_ins(place: Place, found: Fleets, scenario: Scenario) -> Array:
-    """Return the devices that stand in for interrupted ones, array [fleets]; none off spot."""
-    extra = np.zeros(len(found.devices))
+def _stand_ins(place: Place, found: Fleets, scenario: Scenario) -> tuple[Array, Array]:
+    """Return the devices that stand in for interrupted ones, held and paid on average, arrays [fleets]; none off spot.
+
+    Slices are held as whole devices.
+    """
+    held, paid = np.zeros(len(found.devices)), np.zeros(len(found.devices))
     if scenario.pricing.term != SPOT:
-        return extra
+        return held, paid
+    spare = scenario.resilience.spare_replicas
     for column, tried in enumerate(place.pools):
         each = {pool.context.tensor_parallel: pool.devices_per_replica for pool in tried}
         pairs = np.column_stack([found.replicas[:, column], found.degree[:, column]])
         unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        stand_in = [
-            spot.extra_replicas(int(count), each[int(degree)], scenario.pricing.spot) * each[int(degree)]
-            for count, degree in unique
-        ]
-        extra += np.array(stand_in)[inverse.reshape(-1)]
-    return extra
+        size = np.array([each[int(degree)] for _, degree in unique])
+        extra = np.array([
+            spot.extra_replicas(int(count), each[int(degree)], scenario.pricing.spot) for count, degree in unique
+        ])  # fmt: skip
+        usual = unique[:, 0] + spare
+        whole = np.ceil((usual + extra) * size) - np.ceil(usual * size)
+        held += whole[inverse.reshape(-1)]
+        paid += (extra * size if tried[0].spec.autoscaling else whole)[inverse.reshape(-1)]
+    return held, paid
 
 
-def _doubled(pool: PoolPlan) -> PoolPlan:
-    paid = None if pool.paid_replicas is None else 2 * pool.paid_replicas
-    return replace(pool, replicas=2 * pool.replicas, spare_replicas=2 * pool.spare_replicas, paid_replicas=paid)
+def _larger(pool: PoolPlan) -> PoolPlan:
+    """Return a pool of more whole devices: twice as large, of slices as many times as makes two devices of one."""
+    times = 2 * max(1, math.ceil(1 / pool.devices_per_replica))
+    paid = None if pool.paid_replicas is None else times * pool.paid_replicas
+    return replace(pool, replicas=times * pool.replicas, spare_replicas=times * pool.spare_replicas, paid_replicas=paid)
 
 
 def _unplugged_usd(bill: Cost) -> float:

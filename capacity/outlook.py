@@ -123,7 +123,7 @@ class Bench:
         found = purchase.hourly(hardware, pricing, self.given.today)
         if found is None:
             raise CapacityError(f"no {term} price of {hardware} in any table")
-        return Price(usd=found.usd_per_device_hour, low=found.low, high=found.high)
+        return Price(usd=found.usd_per_device_hour, low=found.low, high=found.high, flags=found.flags)
 
     def course(self, hardware: str, way: Way) -> Course:
         """Return the months of a device, those after a refresh on the new one."""

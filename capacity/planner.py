@@ -14,7 +14,7 @@ from capacity import catalogue, references
 from capacity.documents import Document
 from capacity.errors import InputError
 from capacity.fleet.pools import HOUR_S, PoolResult, plan_pools, shares_of_a_day
-from capacity.money import ownership, spot
+from capacity.money import ownership, prices, spot
 from capacity.money.unit_costs import unit_costs
 from capacity.phases import batch, largest, schedule, training
 from capacity.phases.batch import BatchRun
@@ -68,15 +68,26 @@ def inputs(
     Raises
     ------
     InputError
-        For unknown models, calibrations or rates, with the nearest known name, and for models of a wrong family.
+        For unknown models, calibrations, rates, sellers or regions, with the nearest known name, and for models of a
+        wrong family.
     """
     written = document or Document(scenario.id, {})
+    _sold(scenario, written)
     return Inputs(
         calibrations=catalogue.calibrations(calibration_files), shared=catalogue.shared(),
         models=references.models(scenario, written), rates=references.rates(scenario, written),
         today=today or date.today(), references=references.convergences(scenario, written),
         points=references.points(scenario, written),
     )  # fmt: skip
+
+
+def _sold(scenario: Scenario, document: Document) -> None:
+    """Refuse a seller and a region that no price table knows: nothing would have a price, and nobody would see why."""
+    asked = scenario.pricing
+    for key, find in (("provider", prices.seller), ("region", prices.place)):
+        said = getattr(asked, key)
+        if said is not None and asked.term != "purchase":
+            references.named(said, find, document, ("pricing", key))
 
 
 def plan(scenario: Scenario, given: Inputs, hardware: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Plan:

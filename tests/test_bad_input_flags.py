@@ -46,6 +46,11 @@ FLAGS = {
     "--set to 10^4 digits": (("-s", f"traffic.peak_rate={'9' * 10_000}"), "is not a quantity"),
     "--set to an open bracket": (("-s", "hardware=[t4"), "--set hardware: not well-formed YAML"),
     "--set to what holds itself": (("-s", "hardware=&a [*a]"), "expands to more than 40 levels through aliases"),
+    "an unknown seller": (
+        ("-s", "pricing.provider=AVS"),
+        "pricing.provider: unknown provider 'AVS'; did you mean AWS?",
+    ),
+    "an unknown region": (("-s", "pricing.region=us-est"), "pricing.region: unknown region 'us-est'; did you mean us-"),
     "--set to two lines": (("-s", "title=a\nid: b"), "--set title: write one value on one line"),
     "--set 60 levels deep": (("-s", f"{'a.' * 60}b=3"), "goes deeper than 40 levels"),
     "an unknown override": (("-o", "grwth"), "unknown override 'grwth'; did you mean growth?"),

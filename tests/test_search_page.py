@@ -134,6 +134,7 @@ def test_ways_without_a_price_stand_with_their_reason():
         ("levers=[magic]", "unknown lever 'magic'"),
         ("replicas=3", "replicas"),
         ("terms=[weekly]", "terms"),
+        ("regions=[us-est]", "unknown region 'us-est'"),
         ("most_replicas=900", "900 replicas are too many for a dashboard"),
         ("budget=soon", "'soon' is not a quantity"),
     ],

@@ -129,4 +129,6 @@ def _print(found: Found) -> None:
         for reason, what in {item.reason: item.what for item in reversed(found.refused)}.items():
             screen.print(f"✗ {escape(what)}: {escape(reason)}", soft_wrap=True)
     if found.best is not None:
+        for caveat in report.caveats(found.best):
+            screen.print(f"• {escape(caveat)}", soft_wrap=True)
         screen.print(f"\nThe best again: {escape(report.command(found, found.best))}", soft_wrap=True)

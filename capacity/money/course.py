@@ -21,11 +21,18 @@ from capacity.timing.band import Z90
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price of a device-hour today [USD/h]: the median of its offers, their lowest and their highest."""
+    """A price of a device-hour today [USD/h]: the median of its offers, their lowest and their highest.
+
+    Attributes
+    ----------
+    flags
+        What a reader should know before trusting it, in words.
+    """
 
     usd: float
     low: float
     high: float
+    flags: tuple[str, ...] = ()
 
     def factor(self, standard: Array) -> Array:
         """Return the price ÷ its median where a standard normal is drawn: `low` and `high` are about P5 and P95.

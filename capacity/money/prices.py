@@ -12,6 +12,7 @@ from datetime import date
 from statistics import median
 from typing import TypeVar
 
+from capacity.errors import UnknownNameError
 from capacity.money.price_tables import device_prices
 from capacity.spec.prices import Buying, DevicePrice, Offer, Term
 
@@ -79,6 +80,35 @@ def price_range(
         flags.append("spot above on-demand")
     low, high = rows[0].usd_per_device_hour, rows[-1].usd_per_device_hour
     return PriceRange(hardware, term, region or ANYWHERE, nominal, low, high, tuple(rows), tuple(flags))
+
+
+def seller(name: str) -> str:
+    """Return the name of a provider as the tables spell it.
+
+    Raises
+    ------
+    UnknownNameError
+        When no table has an offer of it.
+    """
+    known = {row.provider for row in device_prices()}
+    found = next((other for other in known if other.casefold() == name.casefold()), None)
+    if found is None:
+        raise UnknownNameError("provider", name, known)
+    return found
+
+
+def place(region: str) -> str:
+    """Return the prefix of a region's name.
+
+    Raises
+    ------
+    UnknownNameError
+        When no region of the tables starts so.
+    """
+    known = {row.region for row in device_prices()}
+    if not any(name.startswith(region) for name in known):
+        raise UnknownNameError("region", region, known)
+    return region
 
 
 def _usd(row: DevicePrice) -> float:

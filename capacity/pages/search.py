@@ -48,7 +48,7 @@ def page() -> None:
     st.html(f'<div class="cap-answer{"" if found.best else " missed"}">{drawn}</div>')
     if found.best is not None:
         _numbers(found.best)
-        show.doubts(list(_caveats(found.best)), "What to know before trusting it")
+        show.doubts(list(report.caveats(found.best)), "What to know before trusting it")
         _take(found)
     _compared(found)
     _refused(found)
@@ -141,11 +141,6 @@ def _numbers(best: Candidate) -> None:
     with cards[3]:
         kwh = show.NOTHING if best.kwh is None else f"{text(best.kwh, 'count')} kWh"
         show.card("Energy a month", kwh, ["of serving, at the wall"], "Power × load × PUE of all serving devices.")
-
-
-def _caveats(best: Candidate) -> Sequence[str]:
-    flags = [f"price of {best.variant.name}, {best.buying.told}: {flag}" for flag in best.buying.flags]
-    return ["latencies are those of the closed form; the page Serving plays a plan request by request", *flags]
 
 
 def _take(found: Found) -> None:

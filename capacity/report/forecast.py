@@ -128,8 +128,21 @@ def caveats(found: Forecast) -> Iterator[str]:
     yield "between the planned loads the bill is a straight line; a real fleet grows by whole replicas"
     if any(option.course and option.course.terms for option in found.options):
         yield "prices by the hour and by the term are medians of different offers; pricing.provider names one seller"
+    yield from _doubts(found)
     if any(option.buying == "purchase" for option in found.options):
         yield "devices are bought when they are needed and owned for life; what a future needs more costs the same"
+
+
+def _doubts(found: Forecast) -> Iterator[str]:
+    """Yield what speaks against prices, and whose they are."""
+    whose: dict[str, list[str]] = {}
+    for option in found.options:
+        stays = option.course.stays if option.course else ()
+        flags = [flag for stay in stays for price in (stay.price, stay.committed) if price for flag in price.flags]
+        for flag in dict.fromkeys(flags):
+            whose.setdefault(flag, []).append(f"{option.name} ({option.buying})")
+    for flag, names in whose.items():
+        yield f"{flag}: price of {', '.join(names)}"
 
 
 def options_table(found: Forecast) -> Table:

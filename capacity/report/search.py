@@ -98,6 +98,16 @@ def _more(one: Candidate, best: Candidate) -> str:
     return f"{one.usd / best.usd - 1:+.1%}"
 
 
+def caveats(best: Candidate) -> Iterator[str]:
+    """Yield what a reader should know before trusting the best plan."""
+    if best.simulated is None:
+        yield "latencies are the closed form's; `capacity simulate` and the page Serving play a plan request by request"
+    if best.option is not None:
+        yield f"times of {best.variant.name}: {best.option.basis}"
+    for flag in best.buying.flags:
+        yield f"price of {best.variant.name}, {best.buying.told}: {flag}"
+
+
 def choice(item: Candidate) -> str:
     """Return engine, dtype and levers of a candidate in words."""
     return item.variant.told
@@ -221,6 +231,7 @@ def _json(found: Found) -> Json:
     return {
         "schema": SCHEMA, "version": VERSION, "scenario": found.scenario.id, "title": found.scenario.title,
         "date": found.date, "space": found.space.model_dump(mode="json"), "answer": answer(found),
+        "caveats": [] if best is None else list(caveats(best)),
         "configurations": found.configurations, "feasible": found.feasible, "variants": found.variants,
         "best": None if best is None else {**_of(best), "command": command(found, best)},
         "ranked": [_of(item) for item in found.ranked], "front": [_of(item) for item in found.front],

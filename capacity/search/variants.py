@@ -11,6 +11,7 @@ from capacity.errors import CapacityError
 from capacity.fleet.searched import Refused, Variant
 from capacity.levers.lever import Changes, listed, merged
 from capacity.levers.shelf import lever
+from capacity.money import prices
 from capacity.money.purchase import hourly
 from capacity.planner import Inputs
 from capacity.spec.scenario import Scenario
@@ -90,8 +91,10 @@ def devices(named: Sequence[str], space: Space, scenario: Scenario, given: Input
     Raises
     ------
     InputError
-        For an unknown one, with the nearest known.
+        For an unknown one and for an unknown region, with the nearest known.
     """
+    for region in space.regions:
+        prices.place(region)
     asked = tuple(named) or space.hardware or scenario.hardware
     if EVERYTHING in asked:
         buying = scenario.pricing

@@ -140,11 +140,11 @@ def test_a_level_counts_a_device_as_used_while_it_works():
     option = planner.option(scenario, planner.profile("l4", inputs), inputs)
     (pool,) = option.pools
     busy = pool.replicas * pool.devices_per_replica * pool.utilization * 730  # a spare never works
-    half, quarter = (Level.of(option, 1.0, mean) for mean in (0.5, 0.25))
+    half, quarter = (Level.of(option, 1.0, mean, 1.2) for mean in (0.5, 0.25))
     assert half.used_hours - quarter.used_hours == pytest.approx(busy * 0.25)
     jobs = sum(float(job.device_hours_per_month.value) for job in option.jobs)
     assert half.hours == pytest.approx(pool.devices * 730 + jobs)
-    assert Level.of(option, 1.0, 1.0).used_hours == pytest.approx(busy + jobs)
+    assert Level.of(option, 1.0, 1.0, 1.2).used_hours == pytest.approx(busy + jobs)
 
 
 def test_committed_devices_that_nobody_needs_are_idle():
@@ -221,7 +221,7 @@ def test_an_option_that_misses_a_constraint_is_refused_with_the_load():
     inputs = planner.inputs(scenario, today=TODAY)
     option = planner.option(scenario, planner.profile("l4", inputs), inputs)
     with pytest.raises(CapacityError, match=r"at 2 × today's traffic .* misses"):
-        Level.of(option, 2.0, 0.5)
+        Level.of(option, 2.0, 0.5, 1.2)
 
 
 def test_a_device_without_a_price_of_the_term_is_refused_and_stands_last():
@@ -238,7 +238,7 @@ def test_ways_to_buy_are_those_with_a_price_and_the_one_asked_for():
     inputs = planner.inputs(scenario, today=TODAY)
     free = outlook.ways(scenario, inputs, Outlook.model_validate(STILL), ["a10g", "l4"])
     assert [(item.hardware, item.buying) for item in free.options] == [
-        ("l4", "purchase"), ("l4", "on-demand"), ("a10g", "70% 1-year, upfront"), ("a10g", "on-demand"),
+        ("l4", "purchase"), ("a10g", "70% 1-year, upfront"), ("l4", "on-demand"), ("a10g", "on-demand"),
     ]  # fmt: skip
     bound = outlook.ways(scenario, inputs, Outlook.model_validate(STILL | {"commitment": YEAR}), ["a10g", "l4"])
     assert [(item.buying, bool(item.refused)) for item in bound.options] == [

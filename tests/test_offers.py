@@ -192,11 +192,13 @@ def test_wrong_flags_of_an_import_are_named(tmp_path: Path, changes, said):
 
 def test_flags_of_an_offer_by_hand():
     rows = (
-        offer(1.0), offer(0.9, date="2024"), offer(2.0, term="spot"), offer(0.01, sku="free"),
+        offer(1.0), offer(1.5, sku="more host"), offer(0.9, date="2024"), offer(2.0, term="spot"),
+        offer(0.01, sku="free"),
         offer(1.2, sku="guess", quality="assumed"), offer(5.0, sku="wrong", quality="contradicted"),
     )  # fmt: skip
     assert [offers.flags(row, rows, TODAY) for row in rows] == [
-        (), ("older than a year", "superseded"), ("spot above on-demand",),
+        (), ("not counted: a cheaper instance of the same seller",), ("older than a year", "superseded"),
+        ("spot above on-demand",),
         ("placeholder? implausible: 0.01 USD/h, known are 1 to 2",), ("assumed",), ("contradicted: never used",),
     ]  # fmt: skip
 

@@ -111,12 +111,22 @@ def test_shipped_tpu_v4_spot_is_flagged():
 
 
 def test_median_low_and_high_by_hand(table):
-    table(row("1", sku="a"), row("2", sku="b", source="b"), row("7", sku="c"), row("3", sku="d"))
+    table(*(row(usd, provider=by, source=by) for by, usd in (("a", "1"), ("b", "2"), ("c", "7"), ("d", "3"))))
     found = price_range("t4", "on-demand", today=TODAY)
     assert found is not None
     assert (found.low, found.usd_per_device_hour, found.high) == (1, 2.5, 7)  # (2 + 3) / 2
     assert [price.usd_per_device_hour for price in found.rows] == [1, 2, 3, 7]
     assert (found.region, found.flags) == ("any", ())
+
+
+def test_of_one_seller_s_instances_in_a_region_the_cheapest_counts(table):
+    table(
+        row("1", sku="small"), row("4", sku="large"), row("2", sku="large", region="us-east-2"), row("9", provider="B"),
+        row("0.01", sku="placeholder"),
+    )  # fmt: skip
+    found = price_range("t4", "on-demand", today=TODAY)
+    assert [price.usd_per_device_hour for price in found.rows] == [1, 2, 9]
+    assert found.usd_per_device_hour == 2
 
 
 def test_no_price_is_none_never_zero(table):
@@ -176,7 +186,7 @@ def test_the_newest_row_of_an_offer_counts_alone(table):
     ],
 )
 def test_old_prices_say_so(table, days, flag):
-    table(*(row(sku=str(number), day=day) for number, day in enumerate(days)))
+    table(*(row(provider=str(number), day=day) for number, day in enumerate(days)))
     assert flag in price_range("t4", "on-demand", today=TODAY).flags
 
 

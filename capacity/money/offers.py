@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from statistics import median
 
-from capacity.money.prices import stale, usable
+from capacity.money.prices import FAR, leanest, stale, usable
 from capacity.spec.prices import DevicePrice, Offer
 
-FAR = 5.0
-"""How many times below the lowest or above the highest known price of a device a price cannot be meant (assumed)."""
 NAMED = ("assumed", "marketplace", "contradicted")
 """Qualities that a reader should see."""
 
@@ -77,6 +75,9 @@ def _price_flags(row: DevicePrice, rows: Sequence[DevicePrice]) -> Iterator[str]
     wrong = found.implausible(row.usd_per_device_hour)
     if wrong:
         yield f"placeholder? {wrong}"
+    counting = usable([other for other in rows if other.hardware == row.hardware and other.term == row.term])[0]
+    if not wrong and row in counting and row not in leanest(sorted(counting, key=_usd)):
+        yield "not counted: a cheaper instance of the same seller"
     same = [
         other.usd_per_device_hour for other in rows
         if other.term == "on-demand" and other.identity[:-1] == row.identity[:-1] and other.quality != "contradicted"
@@ -84,3 +85,7 @@ def _price_flags(row: DevicePrice, rows: Sequence[DevicePrice]) -> Iterator[str]
     on_demand = min(same) if same else found.on_demand
     if row.term == "spot" and on_demand is not None and row.usd_per_device_hour > on_demand:
         yield "spot above on-demand"
+
+
+def _usd(row: DevicePrice) -> float:
+    return row.usd_per_device_hour

@@ -20,6 +20,8 @@ ANYWHERE = "any"
 """Region of an offer that its provider does not tie to a place; every wanted region accepts it."""
 STALE_DAYS = 365
 """Age from which a price is called old [day]."""
+FAR = 5.0
+"""How many times below or above the other prices of a device a price cannot be meant (assumed)."""
 _TIERS: tuple[tuple[str, ...], ...] = (("published", "secondary"), ("assumed",), ("marketplace",))
 Row = TypeVar("Row", bound=Offer)
 
@@ -56,7 +58,8 @@ def price_range(
     """Return the price of one device-hour with its range, or None when no table holds one.
 
     Contradicted rows never count. Published and secondary rows count; assumed ones only when there are none of those,
-    marketplace offers only when there is nothing else. Of one offer (provider, sku, region) only the newest row counts.
+    marketplace offers only when there is nothing else. Of one offer (provider, sku, region) only the newest row counts,
+    and of one seller's instances in a region the cheapest: dearer ones have more host, or more devices, around it.
 
     Parameters
     ----------
@@ -71,11 +74,12 @@ def price_range(
     """
     offers = [row for row in device_prices() if row.hardware == hardware and _offered(row, provider, region)]
     rows, flags = usable(sorted((row for row in offers if row.term == term), key=_usd))
+    rows = leanest(rows)
     if not rows:
         return None
     nominal = median(row.usd_per_device_hour for row in rows)
     flags += doubts(rows, today)
-    on_demand, _ = usable([row for row in offers if row.term == "on-demand"])
+    on_demand = leanest(usable(sorted((row for row in offers if row.term == "on-demand"), key=_usd))[0])
     if term == "spot" and on_demand and nominal > median(row.usd_per_device_hour for row in on_demand):
         flags.append("spot above on-demand")
     low, high = rows[0].usd_per_device_hour, rows[-1].usd_per_device_hour
@@ -129,6 +133,22 @@ def usable(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     if kept and aside:
         flags.append(f"left out: {', '.join(f'{count} {quality}' for quality, count in sorted(aside.items()))}")
     return _newest(kept), flags
+
+
+def leanest(rows: Sequence[DevicePrice]) -> list[DevicePrice]:
+    """Return of each seller, region and term the cheapest of rows that are sorted by their price.
+
+    A row `FAR` times below the middle of its device and term is taken for a placeholder, and for no cheap instance.
+    """
+    by_term: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        by_term.setdefault((row.hardware, row.term), []).append(row.usd_per_device_hour)
+    least = {key: median(prices) / FAR for key, prices in by_term.items()}
+    found: dict[tuple[str, ...], DevicePrice] = {}
+    for row in rows:
+        if row.usd_per_device_hour >= least[row.hardware, row.term]:
+            found.setdefault((row.hardware, row.provider.casefold(), row.region, row.term), row)
+    return list(found.values())
 
 
 def _newest(rows: Sequence[Row]) -> list[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from capacity import planner
-from capacity.errors import CapacityError
+from capacity.errors import CapacityError, InputError
 from capacity.money import break_even, hosted, tables
 from capacity.money.break_even import ENDS, LOADS, BreakEven, Comparison, Hosted
 from capacity.money.hosted import End, Part
@@ -117,6 +117,8 @@ def _hosted(bench: Bench) -> Hosted:
     bought = hosted.parts(wanted, bench.prices, bench.given.today, bench.chosen)
     try:
         parts, ends = bench.parts(1.0), bench.break_evens()
+    except InputError:  # a faulty table is no answer of a device
+        raise
     except CapacityError as error:
         return Hosted(hardware=bench.hardware, name=name, requests=requests, parts=bought, refused=str(error))
     return Hosted(

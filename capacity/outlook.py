@@ -236,6 +236,8 @@ def _ahead(bench: Bench, hardware: str, way: Way) -> Ahead:
     blank = Ahead(hardware=hardware, name=" → ".join(item.name for item in profiles), buying=way.told)
     try:
         course = bench.course(hardware, way)
+    except InputError:  # a faulty table is no answer of a device
+        raise
     except CapacityError as error:
         return replace(blank, refused=str(error))
     return _followed(blank, course)

@@ -356,3 +356,14 @@ def test_all_hours_committed_cost_what_a_plan_for_that_term_does():
     expected = Outlook.model_validate(STILL | {"commitment": {"term": "1-year", "share": 1}})
     (ahead,) = outlook.forecasts(scenario, given_, expected, ("a10g",)).options
     assert ahead.months[0].accrued_usd == pytest.approx(option.cost.usd)
+
+
+@pytest.mark.parametrize("command", ["forecast", "risk", "hosted", "optimize"])
+def test_a_faulty_price_table_is_bad_input_not_an_answer(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prices").mkdir()
+    head = "hardware,provider,sku,devices,region,term,usd_per_device_hour,date,source,quality,note"
+    (tmp_path / "prices" / "mine.csv").write_text(f"{head}\nl4,me,x,1,any,on-demand,0,2026-11,me,published,\n")
+    found = capacity(command, "cross-encoder-rerank", "-H", "l4")
+    assert found.code == 2
+    assert "mine.csv:2:7: usd_per_device_hour: input should be greater than 0" in found.err

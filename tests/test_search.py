@@ -202,6 +202,13 @@ def test_what_cannot_be_chosen_is_told_with_its_reason():
     assert any(item.what.endswith("kv-fp8") for item in answer.refused)
 
 
+def test_a_device_without_the_rate_of_a_dtype_is_refused_and_the_others_are_searched():
+    space = Space(dtypes=("fp8",), most_replicas=8)
+    answer, _ = answered(space, hardware=("a100-sxm-80gb", "l40s"), name="generated-copy")
+    assert {item.variant.hardware for item in answer.ranked} == {"l40s"}
+    assert any(item.reason.startswith("a100-sxm-80gb has no dense fp8 rate") for item in answer.refused)
+
+
 def test_the_front_holds_what_no_other_row_beats():
     random = np.random.default_rng(3)
     columns = [random.integers(0, 12, 300).astype(float) for _ in range(3)]

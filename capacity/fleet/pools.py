@@ -58,10 +58,10 @@ def plan_pools(
     context = Context(scenario=scenario, models=models, engines=tuple(engines), points=points)
     pools, violations = fitted(context, device)
     if violations:
-        return PoolResult(stages=_stages(pools, {}), pools=(), violations=tuple(violations))
+        return PoolResult(stages=stages(pools, {}), pools=(), violations=tuple(violations))
     found = cheapest(pools, scenario)
     if isinstance(found, Miss):
-        return PoolResult(stages=_stages(pools, {}), pools=(), violations=(_latency_violation(found, pools),))
+        return PoolResult(stages=stages(pools, {}), pools=(), violations=(_latency_violation(found, pools),))
     return result(pools, found, scenario)
 
 
@@ -73,7 +73,7 @@ def result(pools: Sequence[Pool], found: Choice, scenario: Scenario) -> PoolResu
         for batches in _grown(pools, found.batches)
     )
     return PoolResult(
-        stages=_stages(pools, found.batches), violations=(), median_s=found.fleet.median_s,
+        stages=stages(pools, found.batches), violations=(), median_s=found.fleet.median_s,
         pools=plans(pools, found, scenario, at), quantile_s=found.fleet.quantile_s, quantile_p90_s=slow,
         chosen=pools, choice=found,
     )  # fmt: skip
@@ -226,8 +226,14 @@ def _paid(pool: Pool, replicas: int, scenario: Scenario) -> float | None:
     return float(np.clip(np.ceil(replicas * shares_of_a_day(scenario)), min(scaling.minimum, most), most).mean())
 
 
-def _stages(pools: Sequence[Pool], batches: Mapping[str, int]) -> tuple[StagePlan, ...]:
-    """Return every stage at its pool's batch size (1 where there is none)."""
+def stages(pools: Sequence[Pool], batches: Mapping[str, int]) -> tuple[StagePlan, ...]:
+    """Return every stage at its pool's batch size (1 where there is none).
+
+    Raises
+    ------
+    MissingFactError
+        Where a device lacks what a stage's work takes, such as the rate of its dtype.
+    """
     plans = []
     for pool in pools:
         requests = batches.get(pool.name, 1)

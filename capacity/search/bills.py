@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from capacity.errors import CapacityError
+from capacity.errors import CapacityError, InputError
 from capacity.fleet import pools as sizing
 from capacity.fleet.grid import Fleets
 from capacity.fleet.searched import Buying, Variant
@@ -61,6 +61,8 @@ def priced(place: Place, found: Fleets, space: Space, given: Inputs) -> Priced:
     for way in buying:
         try:
             columns.append(_column(place, found, way, given))
+        except InputError:
+            raise
         except CapacityError as error:
             refused.append(f"{way.told}: {error}")
         else:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from capacity.errors import CapacityError
+from capacity.errors import CapacityError, InputError
 from capacity.fleet.grid import Fleets, fleets
+from capacity.fleet.pools import stages
 from capacity.fleet.searched import Buying, Variant
 from capacity.fleet.ways import Array
 from capacity.plan import Violation
@@ -71,7 +72,10 @@ def tried(variant: Variant, space: Space, given: Inputs) -> Tried:
         if place.violations:
             return Tried(variant=variant, violations=place.violations)
         found = fleets(place.pools, variant.scenario, space)
+        stages(place.choice(found, 0)[0], found.batches(0))  # what a plan of any of them is refused for
         bills = priced(place, found, space, given)
+    except InputError:  # a faulty table is no answer of a device
+        raise
     except CapacityError as error:
         return Tried(variant=variant, refused=str(error).splitlines()[0])
     made = Tried(

@@ -123,7 +123,7 @@ def test_what_is_wrong_in_a_link_is_said_and_left_out():
 
 @pytest.mark.parametrize(
     ("more", "reason"),
-    [({"hardware": ["mi325x"]}, "no price"), ({"set": "objective.latency=1 ms"}, "misses")],
+    [({"hardware": ["mi325x"]}, "no on-demand price"), ({"set": "objective.latency=1 ms"}, "misses")],
 )
 def test_no_option_is_an_answer_with_its_reason(more, reason):
     app = opened("budget", **(TOWER | more))

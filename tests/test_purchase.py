@@ -60,7 +60,7 @@ def test_an_annuity_repays_its_amount_exactly(usd, rate, periods):
     assert paid == pytest.approx(left, rel=1e-6)
 
 
-@given(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.99))
+@given(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.999))
 def test_interest_costs_and_residual_value_saves(low, more, residual):
     cheap, dear = (capital_month(1000, Ownership(interest=i, residual=residual)) for i in (low, low + more))
     assert dear >= cheap * (1 - 1e-9)
@@ -258,6 +258,15 @@ def test_a_rollout_takes_hours_of_owned_devices():
     once = replace(job("shadow", 8, 6, 30), kind="rollout")
     fleet = Fleet.of(catalogue.hardware("t4"), Pricing.model_validate({"term": "purchase"}), None, (), (once,))
     assert (fleet.owned_devices, fleet.shares) == (0, {})
+
+
+def test_the_vectors_of_all_shards_are_stored():
+    kept = []
+    for sets in ((), ("serving.stages.retrieve.shards=4",)):
+        scenario = catalogue.scenario("two-tower-retrieval", settings=sets)
+        option = planner.plan(scenario, planner.inputs(scenario, today=TODAY), ("l4",)).best
+        kept += [line.quantity for line in option.cost.lines if line.name == "weights, vectors, features"]
+    assert kept[1] == pytest.approx(kept[0])
 
 
 # Licenses and support

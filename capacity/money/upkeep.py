@@ -18,7 +18,7 @@ def storage_items(
 ) -> list[Item]:
     """Return the lines of logs, checkpoints, and of weights, vectors and features."""
     kept = scenario.storage
-    vectors = max((pool.memory_bytes.get("catalogue vectors", 0.0) for pool in pools), default=0.0)
+    vectors = max(map(_vector_bytes, pools), default=0.0)
     training = [job for job in jobs if job.kind == "training"]
     checkpoints = kept.checkpoints * sum(
         sum(job.memory_bytes.get(part, 0.0) for part in ("weights", "master weights", "optimizer states"))
@@ -35,6 +35,11 @@ def storage_items(
         f"weights + {kept.vector_copies} × vectors + features",
     )  # fmt: skip
     return [quoted(log, slow, draws), quoted(saved, slow, draws), quoted(live, fast, draws)]
+
+
+def _vector_bytes(pool: PoolPlan) -> float:
+    """Return the bytes of a catalogue's vectors, whose parts lie on the devices of a replica."""
+    return pool.memory_bytes.get("catalogue vectors", 0.0) * max(pool.devices_per_replica, 1.0)
 
 
 def network_items(scenario: Scenario, rates: Rates, draws: Draws) -> list[Item]:

@@ -54,7 +54,8 @@ def answer(found: Found) -> str:
 
 def pieces(found: Found) -> Iterator[Piece]:
     """Yield the answer in one sentence."""
-    size = f"{found.configurations:,} configurations of {found.variants} variants"
+    variants = "1 variant" if found.variants == 1 else f"{found.variants} variants"
+    size = f"{found.configurations:,} configurations of {variants}"
     best = found.best
     played = sum(item.simulated is not None for item in found.ranked)
     if best is None and played:

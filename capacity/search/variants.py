@@ -69,6 +69,8 @@ def _changes(scenario: Scenario, given: Inputs, engine: str, dtype: str, pulled:
     if dtype:
         stages = [stage.name for stage in scenario.serving.stages if getattr(stage, "model", None) is not None]
         changes["serving"] = {"stages": {name: {"dtype": dtype} for name in stages}}
+        encoding = [job.name for job in scenario.batch if job.task == "encode"]
+        changes |= {"batch": {name: {"dtype": dtype} for name in encoding}} if encoding else {}
     for name in pulled:
         changes = merged(changes, lever(name).change(scenario, given.models))
     return changes

@@ -31,7 +31,7 @@ class Space(Spec):
     """Devices; "all" stands for every device with a price."""
     engines: Several[Engine] = ()
     dtypes: Several[Dtype] = ()
-    """Of every stage that runs a model; those that a stage cannot take are refused with their reason."""
+    """Of every stage and encode job; those that one cannot take are refused with their reason."""
     levers: Several[str] = ()
     """Levers to pull alone and together."""
     most_levers: Count = 2

@@ -50,6 +50,7 @@ def test_who_is_named_enters(asked, monkeypatch):
         (BOB, "@partner.org"),
         (BOB, "example.com"),
         (BOB | {"email_verified": False}, "@example.com"),
+        ({"is_logged_in": True, "email": "bob@example.com"}, "@example.com"),
         (BOB | {"email": "bob@evil.com@example.com.evil.com"}, "@example.com"),
         (BOB | {"email": None}, "@example.com"),
     ],
@@ -65,3 +66,8 @@ def test_a_provider_that_fell_off_keeps_everybody_out(monkeypatch):
     app = seen({}, monkeypatch, "@example.com")
     assert "no provider is set up" in app.error[0].value
     assert not app.metric
+
+
+def test_a_provider_that_is_trusted_need_not_say_that_addresses_are_verified(monkeypatch):
+    monkeypatch.setenv(door.TRUSTED, "1")
+    assert "need" in headline(seen({"is_logged_in": True, "email": "bob@example.com"}, monkeypatch, "@example.com"))

@@ -56,7 +56,9 @@ def test_the_page_answers_draws_and_offers_downloads():
     assert not app.error
     assert re.search(r"× L4 .* hold p99 ≤ 2 s at 37.5 requests/s: p99 .* by the run", headline(app))
     assert len(app.get("plotly_chart")) == 4  # curve, course, waterfall, batches; an encoder has no KV memory
-    assert {"download:serving-json", "download:serving-csv"} <= {button.key for button in app.get("download_button")}
+    assert {"download:simulation-json", "download:simulation-csv"} <= {
+        button.key for button in app.get("download_button")
+    }
     for part in ("Goodput [%]", "stable", "end to end", "Busy [%]", "whole pipeline"):
         assert part in text(app)
     assert not re.search(r"\b(nan|inf)\b", text(app), re.IGNORECASE)

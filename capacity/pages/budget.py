@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from html import escape
-from typing import Any, get_args
+from typing import get_args
 
 import streamlit as st
 
 from capacity import charts_money
 from capacity.money.risk import Outcome, Prospects
 from capacity.outlook import OWNED
-from capacity.pages import cached, link, picture, session, show, state
+from capacity.pages import cached, downloads, link, picture, session, show, state
 from capacity.pages.lines import EXPECT
 from capacity.pages.state import View
 from capacity.report import forecast as report
 from capacity.spec.outlook import Commitment, Outlook
 from capacity.units import text, usd
 
+_bound = partial(session.bound, check=lambda view: state.outlook_of(view, cached.compared(view)))
 NONE = "none"
 SOON = 13  # first month on new hardware, until a person says another
 # Keys of the outlook that are typed in hundredths: label and explanation.
@@ -61,19 +61,19 @@ def _inputs(view: View, said: Outlook) -> None:
     columns = st.columns(5, vertical_alignment="bottom")
     columns[0].number_input(
         "Months", min_value=12, max_value=60, step=6, key="budget-months",
-        on_change=_bound("budget-months", said.months, partial(_number, "months", 1)),
+        on_change=_bound("budget-months", said.months, partial(EXPECT.number, "months")),
     )  # fmt: skip
     shares = (said.growth.traffic, said.price_decline, said.discount_rate)
     for column, (key, (label, explanation)), share in zip(columns[1:4], SHARES.items(), shares, strict=True):
         name = f"budget-{key}"
         column.number_input(
             label, step=0.5, key=name, help=explanation,
-            on_change=_bound(name, round(100 * share, 6), partial(_number, key, 100)),
+            on_change=_bound(name, round(100 * share, 6), partial(EXPECT.number, key, parts=100)),
         )  # fmt: skip
     columns[4].number_input(
         "Budget [USD a month]", value=None, min_value=0.0, step=100.0, placeholder="no budget", key="budget-budget",
         help="With one, every probability of exceeding it is told.",
-        on_change=_bound("budget-budget", said.budget, partial(_number, "budget", 1)),
+        on_change=_bound("budget-budget", said.budget, partial(EXPECT.number, "budget")),
     )  # fmt: skip
     _bought(view, said)
     with st.expander("Any other value"):
@@ -99,7 +99,7 @@ def _bought(view: View, said: Outlook) -> None:
         help="Of the device-hours expected in the first month of each term.",
         on_change=_bound(
             "budget-share", max(1, round(100 * commitment.share)) if commitment else 70,
-            partial(_number, "commitment.share", 100),
+            partial(EXPECT.number, "commitment.share", parts=100),
         ),
     )  # fmt: skip
     names = cached.compared(view)
@@ -111,25 +111,9 @@ def _bought(view: View, said: Outlook) -> None:
     columns[3].number_input(
         "from month", min_value=2, max_value=60, step=1, key="budget-refresh-month", disabled=refresh is None,
         on_change=_bound(
-            "budget-refresh-month", refresh.month if refresh else SOON, partial(_number, "refresh.month", 1)
+            "budget-refresh-month", refresh.month if refresh else SOON, partial(EXPECT.number, "refresh.month")
         ),
     )  # fmt: skip
-
-
-def _bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
-    """Bind an input to the outlook of the view: what it does not allow is refused with its reason."""
-
-    def checked(view: View, given: object) -> View:
-        changed = edit(view, given)
-        state.outlook_of(changed, cached.compared(changed))
-        return changed
-
-    return session.bound(key, value, checked)
-
-
-def _number(key: str, parts: int, view: View, value: float | None) -> View:
-    """Return the view with a number of its outlook, given in hundredths where `parts` is 100; None takes it away."""
-    return EXPECT.drop(view, key) if value is None else EXPECT.put(view, {key: f"{value / parts:.10g}"})
 
 
 def _term(view: View, term: str) -> View:
@@ -243,17 +227,8 @@ def way(item: Outcome) -> str:
 
 
 def _take_away(view: View, found: Prospects) -> None:
-    files = {"json": (partial(report.dumps, found), "application/json")}
-    if found.outcomes:
-        files["csv"] = (partial(report.csv, found), "text/csv")
-    columns = st.columns([1, 1, 4])
-    for column, (kind, (content, mime)) in zip(columns, files.items(), strict=False):
-        column.download_button(
-            f"Forecast {kind.upper()}", content, file_name=f"{found.forecast.scenario}-forecast.{kind}", mime=mime,
-            on_click="ignore", width="stretch", key=f"download:forecast-{kind}",
-        )  # fmt: skip
-    with st.expander("The same on the command line"):
-        st.code(link.risk_command(view), language="bash", wrap_lines=True)
+    files = {"json": partial(report.dumps, found)} | ({"csv": partial(report.csv, found)} if found.outcomes else {})
+    downloads.draw("forecast", found.forecast.scenario, files, link.risk_command(view))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ class Lines:
         """
         return self._with(view, tuple(line for line in self.of(view) if path_of(line).split(".")[0] != key))
 
+    def number(self, key: str, view: View, value: float | None, parts: int = 1) -> View:
+        """Return `view` with a number set, which a person gives in `parts` of one; None takes it away."""
+        return self.drop(view, key) if value is None else self.put(view, {key: f"{value / parts:.10g}"})
+
     def others(self, view: View) -> list[str]:
         """Return the lines that no input of the page shows."""
         return [line for line in self.of(view) if path_of(line) not in self.owned]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
-from typing import Any, get_args
+from typing import get_args
 
 import streamlit as st
 
@@ -14,7 +14,7 @@ from capacity import charts_search
 from capacity.errors import InputError
 from capacity.fleet.searched import Candidate, Found
 from capacity.levers import LEVERS
-from capacity.pages import cached, link, picture, searched, session, show, state
+from capacity.pages import cached, downloads, link, picture, searched, session, show, state
 from capacity.pages.lines import CHOOSE
 from capacity.pages.state import View
 from capacity.report import search as report
@@ -32,6 +32,7 @@ CHOICES: tuple[tuple[str, str, Sequence[str], str], ...] = (
     ("levers", "Levers", tuple(LEVERS), "Alone and together; the page Levers says what each one does."),
 )
 FIRST = "_search-first"
+_bound = partial(session.bound, check=lambda view: state.space_of(view, cached.compared(view)))
 RANKED = (
     "hardware", "choice", "buying", "fleet", "devices", "usd_per_month", "against_best_fraction", "latency_s",
     "room_fraction", "energy_kwh_per_month",
@@ -70,16 +71,18 @@ def _inputs(view: View, space: Space) -> None:
     )  # fmt: skip
     columns[1].number_input(
         "Budget [USD a month]", value=None, min_value=0.0, step=100.0, placeholder="no budget", key="search-budget",
-        on_change=_bound("search-budget", space.budget, partial(_number, "budget")),
+        on_change=_bound("search-budget", space.budget, partial(CHOOSE.number, "budget")),
     )  # fmt: skip
     columns[2].number_input(
         "Least room beyond the peak [%]", min_value=0.0, step=5.0, key="search-room",
         help="Rate that a fleet can carry beyond its peak, at least.",
-        on_change=_bound("search-room", round(100 * space.least_room, 6), partial(_number, "least_room", parts=100)),
+        on_change=_bound(
+            "search-room", round(100 * space.least_room, 6), partial(CHOOSE.number, "least_room", parts=100)
+        ),
     )  # fmt: skip
     columns[3].number_input(
         "Most levers at once", min_value=1, max_value=4, step=1, key="search-most", disabled=not space.levers,
-        on_change=_bound("search-most", space.most_levers, partial(_number, "most_levers")),
+        on_change=_bound("search-most", space.most_levers, partial(CHOOSE.number, "most_levers")),
     )  # fmt: skip
     with st.expander("Any other value"):
         st.text_area(
@@ -89,27 +92,12 @@ def _inputs(view: View, space: Space) -> None:
         )  # fmt: skip
 
 
-def _bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
-    """Bind an input to the space of the view: what it does not allow is refused with its reason."""
-
-    def checked(view: View, given: object) -> View:
-        changed = edit(view, given)
-        state.space_of(changed, cached.compared(changed))
-        return changed
-
-    return session.bound(key, value, checked)
-
-
 def _several(key: str, view: View, chosen: Sequence[str]) -> View:
     return CHOOSE.put(view, {key: f"[{', '.join(chosen)}]"}) if chosen else CHOOSE.drop(view, key)
 
 
 def _everything(view: View, on: bool) -> View:
     return CHOOSE.put(view, {"hardware": f"[{EVERYTHING}]"}) if on else CHOOSE.drop(view, "hardware")
-
-
-def _number(key: str, view: View, value: float | None, parts: int = 1) -> View:
-    return CHOOSE.drop(view, key) if value is None else CHOOSE.put(view, {key: f"{value / parts:.10g}"})
 
 
 def _found(view: View) -> Found:
@@ -209,12 +197,7 @@ def _refused(found: Found) -> None:
 
 
 def _take_away(view: View, found: Found) -> None:
-    st.download_button(
-        "Search JSON", partial(report.dumps, found), file_name=f"{found.scenario.id}-search.json",
-        mime="application/json", on_click="ignore", key="download:search",
-    )  # fmt: skip
-    with st.expander("The same on the command line"):
-        st.code(link.search_command(view), language="bash", wrap_lines=True)
+    downloads.draw("search", found.scenario.id, {"json": partial(report.dumps, found)}, link.search_command(view))
 
 
 if __name__ == "__main__":

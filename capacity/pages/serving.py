@@ -13,7 +13,7 @@ import streamlit as st
 
 from capacity import charts, charts_serving, simulation
 from capacity.fleet.served import REQUESTS, Question, Serving
-from capacity.pages import cached, link, picture, session, show, state
+from capacity.pages import cached, downloads, link, picture, session, show, state
 from capacity.pages.state import View
 from capacity.report import serving as tables
 from capacity.report import serving_files, serving_json, serving_sentence
@@ -146,18 +146,8 @@ def _sentence(answer: Answer) -> None:
 
 
 def _downloads(answer: Answer, view: View) -> None:
-    files = {
-        "json": (partial(serving_json.dumps, answer), "application/json"),
-        "csv": (partial(serving_files.csv, answer), "text/csv"),
-    }
-    columns = st.columns([1, 1, 4])
-    for column, (kind, (content, mime)) in zip(columns, files.items(), strict=False):
-        column.download_button(
-            f"Simulation {kind.upper()}", content, file_name=f"{answer.scenario.id}-serving.{kind}", mime=mime,
-            on_click="ignore", width="stretch", key=f"download:serving-{kind}",
-        )  # fmt: skip
-    with st.expander("The same on the command line"):
-        st.code(command(view), language="bash", wrap_lines=True)
+    files = {"json": partial(serving_json.dumps, answer), "csv": partial(serving_files.csv, answer)}
+    downloads.draw("simulation", answer.scenario.id, files, command(view))
 
 
 def _in_detail(answer: Answer, view: View) -> Serving | None:

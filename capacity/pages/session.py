@@ -53,10 +53,24 @@ def change(edit: Callable[[View], View]) -> None:
         memory[PROBLEMS] = [Problem("", str(error))]
 
 
-def bound(key: str, value: object, edit: Callable[[View, Any], View]) -> Callable[[], None]:
-    """Make the input `key` show `value`; return what hands to `edit` whatever a person makes of it."""
+def bound(
+    key: str, value: object, edit: Callable[[View, Any], View], check: Callable[[View], object] = lambda _: None
+) -> Callable[[], None]:
+    """Make the input `key` show `value`; return what hands to `edit` whatever a person makes of it.
+
+    Parameters
+    ----------
+    check
+        Raises where the changed view does not hold beyond its scenario.
+    """
     st.session_state[key] = value
-    return lambda: change(lambda view: edit(view, st.session_state[key]))
+
+    def edited(view: View) -> View:
+        changed = edit(view, st.session_state[key])
+        check(changed)
+        return changed
+
+    return lambda: change(edited)
 
 
 def option_input(plan: Plan, view: View) -> Option | None:

@@ -116,14 +116,14 @@ def missed(found: Answer, option: Serving) -> str:
     """Return what an option that does not hold the objective misses."""
     if option.refused:
         return f"{option.name}: {option.refused}"
-    objective = found.scenario.objective
-    tail = figures.tail_s(option.result, objective.percentile)
-    reached = f"{objective.percentile} {shown(tail, 'seconds')}" if not isinstance(tail, Missing) else tail.reason
+    percentile = found.scenario.objective.percentile
+    tail = figures.tail_s(option.result, percentile)
+    reached = tail.reason if isinstance(tail, Missing) else f"{percentile} {shown(tail, 'seconds')}"
     where = ""
     if not option.meets_peak:
         where = " at peak plus headroom"
-        there = text(option.stressed_s, "seconds") if math.isfinite(option.stressed_s) else "does not keep up"
-        reached = f"{objective.percentile} {there} there, {reached.removeprefix(f'{objective.percentile} ')}"
+        there = text(option.stressed_s, "seconds") if math.isfinite(option.stressed_s) else "none, it does not keep up"
+        reached = f"{percentile} there {there}; {reached}"
     return f"{text(option.devices, 'whole')} × {option.name} miss {_objective(found)}{where} ({reached} {_load(found)})"
 
 
